@@ -3,6 +3,8 @@
 //! ```text
 //!   backup                                             primary
 //!     | -------- TCP connect ---------------------------> |  listening
+//!     | -------- Versions {oldest, newest} -------------> |  has one in common?
+//!     | <------- Versions {oldest, newest} -------------- |  the same to both
 //!     | -------- Hello {identity, host report, run,       |
 //!     |                 UDP port, standby} -------------> |  compares
 //!     | <------- Refuse {code, message} ----------------- |  … and closes, or:
@@ -21,6 +23,10 @@
 //!     | <------- Goodbye -------------------------------- |  the log ended in order
 //! ```
 //!
+//! The versions go first because everything else is as the version has it that both sides find from them: the
+//! greatest that both speak. A Hello in the oldest of the caller's could not be read by a newer peer that has a later
+//! one in common with it; and to be refused and call again with less could be brought about by others.
+//!
 //! `Ready` is there because a backup may have gone away while its Hello waited in the listener's
 //! backlog: without it, a primary would start with a backup that it loses at once.
 //!
@@ -35,26 +41,26 @@
 //!        0     8  magic "ftvmlink" (handshake) or "ftvm-log" (file)
 //!        8     2  protocol version
 //!       10     2  kind: 1 Hello, 2 Welcome, 3 Refuse, 4 Ready, 5 file header,
-//!                6 Begin, 7 Memory
+//!                6 Begin, 7 Memory, 8 Versions
 //!       12     4  length of the body, at most 4096
 //!       16     4  CRC-32 of the body
 //!       20     4  CRC-32 of bytes 0 to 19
 //!       24     …  body
 //! ```
 //!
-//! **Version policy.** The envelope and the body of `Refuse` never change, in any version: peers
-//! of different versions can always read why they do not fit. All other bodies belong to the
-//! version that the envelope names, and only that version reads them.
+//! **Version policy.** The envelope and the bodies of `Versions` and `Refuse` never change, in any version: peers
+//! of different versions can always find what they have in common, and read why they do not fit. All other bodies
+//! belong to the version that the envelope names.
 
 use std::io::{self, Read};
 use std::time::Duration;
 
 use crate::bytes::{FieldError, Fields};
-use crate::codec::PROTOCOL_VERSION;
 use crate::host::{HostReport, HostReportError, MAX_REPORT};
 use crate::identity::{Identity, IdentityError, MAX_IDENTITY, decode_claimant, encode_claimant};
 pub use crate::identity::{MAX_HOLDER, Title};
 pub use crate::refusal::{MAX_REFUSAL_MESSAGE, Refusal, RefusalCode};
+use transport::Versions;
 
 /// Length of an envelope's header.
 pub const ENVELOPE_LEN: usize = 24;
@@ -76,6 +82,7 @@ pub(crate) mod kind {
     pub(crate) const FILE: u16 = 5;
     pub(crate) const BEGIN: u16 = 6;
     pub(crate) const MEMORY: u16 = 7;
+    pub(crate) const VERSIONS: u16 = 8;
 }
 
 /// The header of an envelope, checked.
@@ -103,13 +110,15 @@ pub enum HandshakeError {
     /// A body that no version sends.
     #[error("it announces {0} bytes: at most {MAX_ENVELOPE_BODY} are allowed")]
     TooLong(u32),
-    /// A message of another version, which only that version can read.
+    /// A message of another version than is spoken here.
     #[error(
-        "the peer speaks protocol version {found}, this side {PROTOCOL_VERSION}: install the same version of ftvm on both hosts"
+        "the peer speaks protocol version {theirs}, this side {ours}: install the same version of ftvm on both hosts, or the one before it on one of them"
     )]
     OtherVersion {
-        /// The peer's version.
-        found: u16,
+        /// What the peer speaks, or the version of its message.
+        theirs: Versions,
+        /// What is spoken on this side.
+        ours: Versions,
     },
     /// A message that does not belong here.
     #[error("an unexpected message, of kind {found}")]
@@ -241,6 +250,8 @@ pub struct Welcome {
 /// A handshake message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
+    /// The first message of either side: what it speaks.
+    Versions(Versions),
     /// The backup's first message.
     Hello(Hello),
     /// The primary's answer to a backup that fits.
@@ -273,6 +284,7 @@ pub enum Message {
 impl Message {
     fn kind(&self) -> u16 {
         match self {
+            Message::Versions(_) => kind::VERSIONS,
             Message::Hello(_) => kind::HELLO,
             Message::Welcome(_) => kind::WELCOME,
             Message::Refuse(_) => kind::REFUSE,
@@ -287,16 +299,14 @@ impl Message {
         HandshakeError::Kind { found: self.kind() }
     }
 
-    /// The message as it is sent. Fails only for an identity or a holder that is not valid.
-    pub fn encode(&self) -> Result<Vec<u8>, IdentityError> {
-        self.encode_as_version(PROTOCOL_VERSION)
-    }
-
-    /// The message as a peer of `version` would send it if its bodies were like ours: for tests
-    /// of what a peer of another version meets.
-    pub fn encode_as_version(&self, version: u16) -> Result<Vec<u8>, IdentityError> {
+    /// The message as `version` has it. Fails only for an identity or a holder that is not valid.
+    pub fn encode(&self, version: u16) -> Result<Vec<u8>, IdentityError> {
         let mut body = Vec::new();
         match self {
+            Message::Versions(Versions { oldest, newest }) => {
+                body.extend_from_slice(&oldest.to_le_bytes());
+                body.extend_from_slice(&newest.to_le_bytes());
+            }
             Message::Hello(hello) => {
                 body.extend_from_slice(&hello.run.to_le_bytes());
                 body.extend_from_slice(&hello.udp_port.to_le_bytes());
@@ -318,6 +328,8 @@ impl Message {
             Message::Ready { session, claimant } => {
                 body.extend_from_slice(&session.to_le_bytes());
                 encode_claimant(claimant, &mut body)?;
+                #[cfg(feature = "next-protocol")]
+                crate::next::put(version, &mut body);
             }
             Message::Begin { session, epoch } => {
                 body.extend_from_slice(&session.to_le_bytes());
@@ -349,8 +361,8 @@ impl Message {
         }
     }
 
-    /// Reads one whole message.
-    pub fn decode(bytes: &[u8]) -> Result<Self, HandshakeError> {
+    /// Reads one whole message, where `spoken` are the versions in which it may be.
+    pub fn decode(bytes: &[u8], spoken: Versions) -> Result<Self, HandshakeError> {
         let mut fields = Fields::new(bytes);
         let envelope = Envelope::open(LINK_MAGIC, &fields.array()?)?;
         let body = fields.bytes(envelope.body_len)?;
@@ -358,13 +370,19 @@ impl Message {
             return Err(IdentityError::Trailing(fields.remaining()).into());
         }
         envelope.check_body(body)?;
-        if envelope.kind != kind::REFUSE && envelope.version != PROTOCOL_VERSION {
+        let is_of_all_versions = matches!(envelope.kind, kind::REFUSE | kind::VERSIONS);
+        if !is_of_all_versions && !spoken.contains(envelope.version) {
             return Err(HandshakeError::OtherVersion {
-                found: envelope.version,
+                theirs: Versions::only(envelope.version),
+                ours: spoken,
             });
         }
         let mut fields = Fields::new(body);
         let message = match envelope.kind {
+            kind::VERSIONS => Message::Versions(Versions {
+                oldest: fields.u16()?,
+                newest: fields.u16()?,
+            }),
             kind::HELLO => Message::Hello(Hello {
                 run: fields.u64()?,
                 udp_port: fields.u16()?,
@@ -385,10 +403,12 @@ impl Message {
                 host: HostReport::decode(&mut fields)?,
             }),
             kind::REFUSE => Message::Refuse(Refusal::decode(&mut fields)?),
-            kind::READY => Message::Ready {
-                session: fields.u64()?,
-                claimant: decode_claimant(&mut fields)?,
-            },
+            kind::READY => {
+                let (session, claimant) = (fields.u64()?, decode_claimant(&mut fields)?);
+                #[cfg(feature = "next-protocol")]
+                crate::next::take(envelope.version, &mut fields)?;
+                Message::Ready { session, claimant }
+            }
             kind::BEGIN => Message::Begin {
                 session: fields.u64()?,
                 epoch: fields.u64()?,
@@ -406,11 +426,11 @@ impl Message {
     }
 
     /// Reads one message from a stream, taking no byte beyond it.
-    pub fn read_from(stream: &mut impl Read) -> Result<Self, HandshakeError> {
+    pub fn read_from(stream: &mut impl Read, spoken: Versions) -> Result<Self, HandshakeError> {
         let mut bytes = vec![0; ENVELOPE_LEN];
         stream.read_exact(&mut bytes)?;
         bytes.resize(Self::needed(&bytes)?, 0);
         stream.read_exact(&mut bytes[ENVELOPE_LEN..])?;
-        Self::decode(&bytes)
+        Self::decode(&bytes, spoken)
     }
 }

@@ -4,8 +4,8 @@
 use std::fmt;
 
 use crate::bytes::{FieldError, Fields};
-use crate::codec::PROTOCOL_VERSION;
 use crate::refusal::{Refusal, RefusalCode};
+use transport::Versions;
 
 /// Longest name of a VM, in bytes.
 pub const MAX_VM_NAME: usize = 64;
@@ -221,14 +221,14 @@ impl Identity {
     }
 }
 
-/// The refusal of a peer that speaks `version`, or `None` if that is ours.
-pub(crate) fn version_difference(version: u16) -> Option<Refusal> {
-    (version != PROTOCOL_VERSION).then(|| Refusal {
+/// The refusal of a backup with which a primary has no version in common.
+pub(crate) fn other_version(primary: Versions, backup: Versions) -> Refusal {
+    Refusal {
         code: RefusalCode::OtherVersion,
         message: format!(
-            "the backup speaks another protocol version (primary {PROTOCOL_VERSION}, backup {version}): install the same version of ftvm on both hosts"
+            "the backup speaks another protocol version (primary {primary}, backup {backup}): install the same version of ftvm on both hosts, or the one before it on one of them"
         ),
-    })
+    }
 }
 
 impl DiskIdentity {
@@ -442,14 +442,6 @@ mod tests {
                 assert!(refusal.message.contains(word), "{word} in {refusal}");
             }
         }
-    }
-
-    #[test]
-    fn another_version_is_named() {
-        assert_eq!(version_difference(PROTOCOL_VERSION), None);
-        let refusal = version_difference(99).expect("they differ");
-        assert_eq!(refusal.code, RefusalCode::OtherVersion);
-        assert!(refusal.message.contains("99"), "{refusal}");
     }
 
     #[test]

@@ -23,6 +23,8 @@ mod identity;
 mod instructions;
 mod loss;
 pub mod memory;
+#[cfg(feature = "next-protocol")]
+mod next;
 pub mod protocol;
 pub mod receiver;
 pub mod record;

@@ -46,4 +46,5 @@ mod selftest;
 mod shadow_pages;
 mod stressors;
 mod table;
+mod upgrade;
 mod views;

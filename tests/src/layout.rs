@@ -5,11 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Variable that names the directory with `ftvm`, `disk-server` and `sabotaged-ftvm`, for builds in unusual places.
+/// Variable that names the directory with `ftvm`, `disk-server`, `sabotaged-ftvm` and `next-disk-server`, for builds in
+/// unusual places.
 pub const PROGRAMS_VARIABLE: &str = "FTVM_PROGRAMS";
 
-/// The program that is `ftvm` with the options that break it on purpose.
+/// The program that is `ftvm` with the options that break it on purpose. It is the next version, too: it speaks one
+/// more of each protocol.
 pub const SABOTAGED_FTVM: &str = "sabotaged-ftvm";
+
+/// The `disk-server` that speaks one version more.
+pub const NEXT_DISK_SERVER: &str = "next-disk-server";
 
 /// The program that runs commands in a host; see [`crate::agent`].
 pub const HOST_AGENT: &str = "host-agent";

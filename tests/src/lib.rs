@@ -70,7 +70,7 @@ pub use host_kind::{HOSTS_VARIABLE, HostKind};
 pub use image::file_stamp;
 pub use kept::KeptHosts;
 pub use keys::Keys;
-pub use layout::{HOST_AGENT, Layout, PROGRAMS_VARIABLE, SABOTAGED_FTVM};
+pub use layout::{HOST_AGENT, Layout, NEXT_DISK_SERVER, PROGRAMS_VARIABLE, SABOTAGED_FTVM};
 pub use netns::Namespace;
 pub use network::{Fabric, GUEST, GUEST_MAC, Network, Position, guest_address};
 pub use nix::sys::signal::Signal;

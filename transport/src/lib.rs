@@ -47,6 +47,7 @@ mod stream;
 mod tls;
 mod trust;
 mod verifier;
+mod versions;
 
 pub use authority::{SignError, sign};
 pub use datagram::{DatagramKey, MAC_LEN};
@@ -63,3 +64,4 @@ pub use preface::Service;
 pub use socket::wait_readable;
 pub use stream::Stream;
 pub use trust::{TRUST_FILE, TrustError, check_trust, parse_trust};
+pub use versions::Versions;

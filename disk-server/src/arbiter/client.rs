@@ -4,7 +4,7 @@ mod listing;
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -127,6 +127,8 @@ pub struct Arbiter {
     warm: Mutex<Option<Connection>>,
     /// Which server answered first.
     server: OnceLock<Answerer>,
+    /// The version that was spoken last; 0: none yet.
+    spoken: AtomicU16,
 }
 
 /// Which server it is that answers: its number is no secret, so that its key counts too.
@@ -148,6 +150,7 @@ impl Arbiter {
             settings,
             warm: Mutex::new(None),
             server: OnceLock::new(),
+            spoken: AtomicU16::new(0),
         }
     }
 
@@ -161,6 +164,12 @@ impl Arbiter {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// The version of the protocol that was spoken last with the server; `None` before it has answered.
+    #[must_use]
+    pub fn version(&self) -> Option<u16> {
+        Some(self.spoken.load(Ordering::Relaxed)).filter(|version| *version > 0)
     }
 
     /// Sees to it that a connection is open, and that a server answers on it: a later claim then
@@ -347,6 +356,7 @@ impl Arbiter {
                 address: self.address.clone(),
             });
         }
+        self.spoken.store(connection.version(), Ordering::Relaxed);
         let response = connection.call(request, answer, cancel)?;
         *self.warm.lock() = Some(connection);
         Ok(response)

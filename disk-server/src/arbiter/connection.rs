@@ -9,7 +9,7 @@ use transport::{ConnectionError, Endpoint, Opening, Patience as Waiting, Peer, S
 use super::address::ServerAddress;
 use super::lines::{LineError, Lines, Patience};
 use super::names::ServerNumber;
-use super::protocol::{ErrorCode, Greeting, Request, Response, SERVICE, VERSION};
+use super::protocol::{ErrorCode, Greeting, Request, Response, VERSIONS};
 use crate::stream;
 
 /// Why a single call failed.
@@ -70,7 +70,10 @@ pub enum CallError {
         what: String,
     },
     /// The server speaks another version.
-    #[error("the disk server at {address} speaks another version of the protocol: {theirs}")]
+    #[error(
+        "the disk server at {address} speaks another version of the protocol: {theirs}; this ftvm speaks {VERSIONS}: \
+         upgrade the older one, version by version"
+    )]
     Version {
         /// The server.
         address: ServerAddress,
@@ -113,6 +116,8 @@ pub(crate) struct Connection {
     address: ServerAddress,
     lines: Lines,
     server: Option<ServerNumber>,
+    /// The version that is spoken.
+    version: u16,
 }
 
 impl Connection {
@@ -148,6 +153,7 @@ impl Connection {
             address: address.clone(),
             lines: Lines::new(stream),
             server: None,
+            version: VERSIONS.oldest,
         };
         // If this fails, the server has closed already, and perhaps said why: that is found when its
         // answer is read.
@@ -167,6 +173,8 @@ impl Connection {
         if self.lines.pending() {
             return Err(self.not_an_arbiter("it answered what nobody asked"));
         }
+        #[cfg(feature = "next-protocol")]
+        let request = &super::next::put(self.version, request).unwrap_or_default();
         let written = self.lines.send(request);
         let answer = self.line(timeout, cancel);
         match (answer.and_then(|line| self.parse_response(&line)), written) {
@@ -182,6 +190,11 @@ impl Connection {
     /// Which server it is, as its greeting said.
     pub(crate) fn server(&self) -> Option<ServerNumber> {
         self.server
+    }
+
+    /// The version that is spoken with it.
+    pub(crate) fn version(&self) -> u16 {
+        self.version
     }
 
     /// Who it is, as its key proves; `None` in plain mode.
@@ -200,12 +213,10 @@ impl Connection {
             let response = self.parse_response(&line)?;
             return Err(self.not_an_arbiter(&format!("it began with {response:?}")));
         };
-        if greeting.ftvm != SERVICE || greeting.version != VERSION {
-            return Err(CallError::Version {
-                address: self.address.clone(),
-                theirs: format!("{:?} version {}", greeting.ftvm, greeting.version),
-            });
-        }
+        self.version = greeting.common().ok_or_else(|| CallError::Version {
+            address: self.address.clone(),
+            theirs: format!("{:?} version {}", greeting.ftvm, greeting.versions()),
+        })?;
         self.server = greeting.server;
         Ok(())
     }

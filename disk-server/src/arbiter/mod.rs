@@ -17,6 +17,8 @@ mod connection;
 mod decision;
 mod lines;
 mod names;
+#[cfg(feature = "next-protocol")]
+mod next;
 pub mod protocol;
 pub(crate) mod session;
 mod store;

@@ -3,10 +3,10 @@
 //! ```text
 //!     client                                        server
 //!       | -- connect ------------------------------> |
-//!       | -- {"ftvm":"arbiter","version":4} -------> |   both greet at once, so that a
-//!       | <-- {"ftvm":"arbiter","version":4,       |   request may follow without
+//!       | -- {"ftvm":"arbiter","version":4} -------> |   both greet at once, and
+//!       | <-- {"ftvm":"arbiter","version":4,       |   both know then what they speak
 //!       |      "server":S} ------------------------- |
-//!       | -- {"op":"compare_and_set",...} ---------> |   waiting for the other's greeting
+//!       | -- {"op":"compare_and_set",...} ---------> |
 //!       | <--------------- {"answer":"won",...} ---- |   one answer a request, in order
 //!       | -- {"op":"ping",...} --------------------> |
 //!       | <---------------{"answer":"pinged",...} -- |
@@ -30,9 +30,10 @@
 //! pair, and for their disks. A line has at most [`MAX_LINE`] bytes with its newline. V is a [`VmName`], C, H and B are
 //! [`Claimant`]s, N and E are integers up to [`MAX_EPOCH`](super::MAX_EPOCH).
 //!
-//! **Versions.** The greeting's `version` is the version of everything that follows it. A server
-//! that does not speak the client's version answers the error `version` and acts on nothing that
-//! came after the greeting. New fields in greetings and answers are ignored by who does not know
+//! **Versions.** The greeting's `version` is the oldest that its sender speaks, and `newest` the newest, where that
+//! is another one. Everything that follows is of the newest version that both speak; a client that speaks several
+//! waits for the server's greeting. A server that has none in common with the client answers the error `version` and
+//! acts on nothing that came after the greeting. New fields in greetings and answers are ignored by who does not know
 //! them; an unknown field in a request is an error, because a server must not act on half of what
 //! was asked. To an operation that the server does not know the answer is `malformed`. An error
 //! whose code the client does not know is no outcome: it asks again.
@@ -41,6 +42,7 @@
 mod tests;
 
 use serde::{Deserialize, Serialize};
+use transport::Versions;
 
 use super::decision::{Next, Record};
 use super::names::{Claimant, ServerNumber, VmName};
@@ -48,8 +50,14 @@ use crate::fleet::{self, Operation, Order};
 use crate::nbd::ExportName;
 use crate::views::{HostRecord, Ping};
 
-/// The version that this crate speaks.
-pub const VERSION: u32 = 4;
+/// The newest version that is released.
+pub(super) const RELEASED: u16 = 4;
+/// The versions that this crate speaks.
+pub const VERSIONS: Versions = Versions {
+    oldest: 4,
+    // The build for tests of upgrades has one more, with a field of its own.
+    newest: RELEASED + cfg!(feature = "next-protocol") as u16,
+};
 /// What the greeting's `ftvm` field says.
 pub const SERVICE: &str = "arbiter";
 /// The most bytes of a line, with its newline.
@@ -63,8 +71,11 @@ pub const PAGE: usize = 5;
 pub struct Greeting {
     /// [`SERVICE`].
     pub ftvm: String,
-    /// [`VERSION`].
-    pub version: u32,
+    /// The oldest version that the sender speaks.
+    pub version: u16,
+    /// The newest; left out where that is the oldest too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<u16>,
     /// Which server it is; left out by clients, and by servers before they had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerNumber>,
@@ -76,9 +87,25 @@ impl Greeting {
     pub fn ours() -> Greeting {
         Greeting {
             ftvm: SERVICE.to_owned(),
-            version: VERSION,
+            version: VERSIONS.oldest,
+            newest: (VERSIONS.newest != VERSIONS.oldest).then_some(VERSIONS.newest),
             server: None,
         }
+    }
+
+    /// Which versions its sender speaks.
+    #[must_use]
+    pub fn versions(&self) -> Versions {
+        Versions {
+            oldest: self.version,
+            newest: self.newest.unwrap_or(self.version),
+        }
+    }
+
+    /// The version that is spoken with its sender, if there is one that both sides know.
+    pub(super) fn common(&self) -> Option<u16> {
+        let is_ours = self.ftvm == SERVICE;
+        is_ours.then(|| VERSIONS.common(self.versions())).flatten()
     }
 
     /// The greeting of a server.

@@ -10,7 +10,7 @@ use super::decision::{Answer, ClaimRequest, MAX_EPOCH};
 use super::lines::{LineError, Lines, Patience};
 use super::names::{ServerNumber, VmName};
 use super::protocol::{
-    ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, page,
+    ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSIONS, VmRecord, page,
 };
 use super::store::StoreError;
 use crate::export::Exports;
@@ -75,10 +75,11 @@ fn converse(
     subject: Subject<'_>,
     limits: SessionLimits,
 ) -> End {
-    match greet(lines, subject.store.server_number(), limits) {
-        Ok(()) => {}
+    let version = match greet(lines, subject.store.server_number(), limits) {
+        Ok(version) => version,
         Err(end) => return end,
-    }
+    };
+    log::debug!("client {peer} is spoken with in version {version}");
     let from = match lines.stream().peer_addr() {
         Ok(address) => address.ip(),
         Err(error) => return End::Gone(error),
@@ -92,7 +93,7 @@ fn converse(
             Ok(line) => line,
             Err(error) => return end_of(error),
         };
-        let request: Request = match serde_json::from_slice(&line) {
+        let request = match read(&line, version) {
             Ok(request) => request,
             Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
         };
@@ -113,6 +114,20 @@ fn converse(
     }
 }
 
+/// The request in a line of this version.
+#[cfg_attr(
+    not(feature = "next-protocol"),
+    expect(
+        unused_variables,
+        reason = "no request differs between the versions that are spoken"
+    )
+)]
+fn read(line: &[u8], version: u16) -> serde_json::Result<Request> {
+    #[cfg(feature = "next-protocol")]
+    let line = &super::next::take(version, line)?;
+    serde_json::from_slice(line)
+}
+
 /// What is heard of a request: the ping of a daemon without the guests that do not name its host, of which it has
 /// nothing to say. The ping itself is heard, because the others are.
 fn heard(request: Request, may: impl Fn(&Act<'_>) -> bool) -> Request {
@@ -130,8 +145,9 @@ fn heard(request: Request, may: impl Fn(&Act<'_>) -> bool) -> Request {
     }
 }
 
-/// Exchanges greetings. Ours goes first: a client that speaks another version reads who we are.
-fn greet(lines: &mut Lines, number: ServerNumber, limits: SessionLimits) -> Result<(), End> {
+/// Exchanges greetings, and gives the version that is spoken from there on. Ours goes first: a client that speaks
+/// another version reads who we are.
+fn greet(lines: &mut Lines, number: ServerNumber, limits: SessionLimits) -> Result<u16, End> {
     let stream = lines.stream();
     stream
         .set_nodelay(true)
@@ -147,16 +163,16 @@ fn greet(lines: &mut Lines, number: ServerNumber, limits: SessionLimits) -> Resu
         .map_err(end_of)?;
     let greeting: Greeting = serde_json::from_slice(&line)
         .map_err(|error| refused(ErrorCode::Malformed, format!("not a greeting: {error}")))?;
-    if greeting.ftvm != SERVICE || greeting.version != VERSION {
-        return Err(refused(
+    greeting.common().ok_or_else(|| {
+        refused(
             ErrorCode::Version,
             format!(
-                "this server speaks {SERVICE} version {VERSION}, not {:?} version {}",
-                greeting.ftvm, greeting.version
+                "this server speaks {SERVICE} version {VERSIONS}, not {:?} version {}",
+                greeting.ftvm,
+                greeting.versions()
             ),
-        ));
-    }
-    Ok(())
+        )
+    })
 }
 
 fn respond(

@@ -353,6 +353,43 @@ fn an_error_of_a_later_server_is_no_refusal() {
 }
 
 #[test]
+fn a_client_speaks_what_the_server_knows_too() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let greetings = [
+        (r#"{"ftvm":"arbiter","version":3,"newest":4}"#, true),
+        (r#"{"ftvm":"arbiter","version":4,"newest":9}"#, true),
+        (r#"{"ftvm":"arbiter","version":3}"#, false),
+        (r#"{"ftvm":"arbiter","version":8,"newest":9}"#, false),
+    ];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (greeting, _) in greetings {
+                let mut stream = answer_plainly(&server);
+                writeln!(stream, "{greeting}").unwrap();
+                let mut lines = BufReader::new(stream.clone()).lines();
+                let _hello = lines.next();
+                if let Some(Ok(_)) = lines.next() {
+                    writeln!(stream, r#"{{"answer":"echo"}}"#).unwrap();
+                }
+            }
+        });
+        for (greeting, fits) in greetings {
+            let arbiter = Arbiter::new(address.into(), Endpoint::plain(), Settings::default());
+            match arbiter.warm() {
+                Ok(()) => assert_eq!((arbiter.version(), fits), (Some(4), true), "{greeting}"),
+                Err(error) => {
+                    let told = error.to_string();
+                    assert!(!fits && told.contains("this ftvm speaks 4"), "{told}");
+                    assert_eq!(arbiter.version(), None);
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_server_that_lost_its_state_wins_nobody_anything() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start("127.0.0.1:0", directory.path());

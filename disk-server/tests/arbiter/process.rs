@@ -278,12 +278,16 @@ fn what_clients_do_wrong_stays_theirs() {
         (b"\n".to_vec(), "\"malformed\""),
         (long.clone().into_bytes(), "\"too_long\""),
         (
-            b"{\"ftvm\":\"arbiter\",\"version\":4}\n".to_vec(),
-            "\"version\"",
+            b"{\"ftvm\":\"arbiter\",\"version\":3}\n".to_vec(),
+            "\"code\":\"version\"",
         ),
         (
-            b"{\"ftvm\":\"nbd\",\"version\":1}\n".to_vec(),
-            "\"version\"",
+            b"{\"ftvm\":\"arbiter\",\"version\":8,\"newest\":9}\n".to_vec(),
+            "version 8 to 9",
+        ),
+        (
+            b"{\"ftvm\":\"nbd\",\"version\":4}\n".to_vec(),
+            "\"code\":\"version\"",
         ),
         (hello("nonsense\n"), "\"malformed\""),
         (hello("{\"op\":\"drop_all\"}\n"), "\"malformed\""),
@@ -326,6 +330,11 @@ fn what_clients_do_wrong_stays_theirs() {
         ]
         .concat()
     );
+    // One that speaks other versions too.
+    let wider = HELLO.replace("4}", "3,\"newest\":4}");
+    let echo = [&wider, "{\"op\":\"echo\"}\n"].concat();
+    let answer = exchange(&mut server.connect(), echo.as_bytes());
+    assert!(answer.ends_with("{\"answer\":\"echo\"}\n"), "{answer}");
     assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
 }
 

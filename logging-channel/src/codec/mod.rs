@@ -22,8 +22,8 @@
 //! is checked by [`LogOrder`].
 //!
 //! **Version policy.** A batch carries no version; the handshake and the file header do. Any
-//! change here, a new kind of entry included, is a new [`PROTOCOL_VERSION`]: two hosts of a pair
-//! run the same version, and a recording is replayed by the version that made it.
+//! change here, a new kind of entry included, is a new [`PROTOCOL_VERSION`]: the two hosts of a pair
+//! write what both of them speak ([`VERSIONS`]), and a recording is replayed by the version that made it.
 
 mod entries;
 mod error;
@@ -41,9 +41,18 @@ pub use limits::{
 pub use crate::bytes::FieldError;
 use crate::bytes::Fields;
 use crate::entry::{Entry, Lsn};
+use transport::Versions;
 
 /// Version of everything that this crate writes: handshake, stream, heartbeats and files.
-pub const PROTOCOL_VERSION: u16 = 12;
+pub const PROTOCOL_VERSION: u16 = 13;
+
+/// The versions that this crate speaks with a peer: this one, and the one before it. (13 is the first that says
+/// with which others it gets on.)
+pub const VERSIONS: Versions = Versions {
+    oldest: 13,
+    // The build for tests of upgrades has one more, with bytes of its own.
+    newest: PROTOCOL_VERSION + cfg!(feature = "next-protocol") as u16,
+};
 
 /// Length of a batch's header.
 pub const HEADER_LEN: usize = 28;

@@ -82,11 +82,11 @@ pub(crate) struct Beating {
 }
 
 impl Beating {
-    /// Starts the thread on `socket`, which is connected to the peer's. With a key, only what has that is
-    /// heard.
+    /// Starts the thread on `socket`, which is connected to the peer's, for a session of this version. With a key,
+    /// only what has that is heard.
     pub(crate) fn start<M: Monitored>(
         (socket, key): (UdpSocket, Option<DatagramKey>),
-        session: u64,
+        (session, version): (u64, u16),
         timeout: Duration,
         end: Arc<M>,
     ) -> io::Result<Self> {
@@ -94,7 +94,7 @@ impl Beating {
         let (stopped, stop) = io::pipe()?;
         let thread = thread::Builder::new()
             .name("heartbeat".into())
-            .spawn(move || beat(&socket, key, &stopped, session, timeout, &*end))?;
+            .spawn(move || beat((&socket, key), &stopped, (session, version), timeout, &*end))?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -112,10 +112,9 @@ impl Drop for Beating {
 }
 
 fn beat<M: Monitored>(
-    socket: &UdpSocket,
-    key: Option<DatagramKey>,
+    (socket, key): (&UdpSocket, Option<DatagramKey>),
     stopped: &PipeReader,
-    session: u64,
+    (session, version): (u64, u16),
     timeout: Duration,
     end: &M,
 ) {
@@ -123,6 +122,7 @@ fn beat<M: Monitored>(
     let start = Instant::now();
     let mut ear = Ear {
         pulse: Pulse::new(M::ROLE, session, timeout, start),
+        version,
         key,
         datagram: [0; MOST_LEN],
         end,
@@ -168,12 +168,13 @@ fn beat<M: Monitored>(
     }
 }
 
-/// One byte more than any heartbeat, so that a longer datagram does not look like one.
-const MOST_LEN: usize = HEARTBEAT_LEN + MAC_LEN + 1;
+/// More than any heartbeat of any version, so that a longer datagram does not look like one.
+const MOST_LEN: usize = 2 * HEARTBEAT_LEN + MAC_LEN;
 
 /// What is made of the peer's heartbeats.
 struct Ear<'a, M> {
     pulse: Pulse,
+    version: u16,
     key: Option<DatagramKey>,
     datagram: [u8; MOST_LEN],
     end: &'a M,
@@ -185,7 +186,7 @@ impl<M: Monitored> Ear<'_, M> {
         let len = socket.recv(&mut self.datagram)?;
         let heard = self
             .opened(&self.datagram[..len])
-            .and_then(Heartbeat::decode)
+            .and_then(|datagram| Heartbeat::decode(datagram, self.version))
             .and_then(|beat| self.pulse.hear(&beat, Instant::now()));
         if let Some(heard) = heard {
             self.end.heard(&heard);
@@ -195,7 +196,7 @@ impl<M: Monitored> Ear<'_, M> {
 
     /// A heartbeat as it is sent.
     fn sealed(&self, beat: &Heartbeat) -> Vec<u8> {
-        let mut datagram = beat.encode().to_vec();
+        let mut datagram = beat.encode(self.version);
         if let Some(key) = &self.key {
             datagram.extend_from_slice(&key.mac(&datagram));
         }
@@ -247,6 +248,8 @@ mod tests {
 
     use super::*;
 
+    const VERSION: u16 = crate::codec::PROTOCOL_VERSION;
+
     /// A primary that hears nobody.
     struct Alone(LastHeard);
 
@@ -291,7 +294,7 @@ mod tests {
             .expect("UDP has no handshake");
         let next = socket.try_clone().expect("another handle");
         let (hour, end) = (Duration::from_secs(3600), Arc::new(Alone(LastHeard::new())));
-        drop(Beating::start((socket, None), 1, hour, end).expect("a thread"));
+        drop(Beating::start((socket, None), (1, VERSION), hour, end).expect("a thread"));
         let nothing = next.recv(&mut [0]).map_err(|error| error.kind());
         assert_eq!(nothing, Err(io::ErrorKind::WouldBlock));
     }

@@ -8,7 +8,7 @@
 //! ```text
 //!   offset  size  field
 //!        0     4  magic "FTVH"
-//!        4     2  protocol version
+//!        4     2  protocol version, that of the session
 //!        6     1  sender's role: 1 primary, 2 backup
 //!        7     1  backup: how long ago the disk server answered it, in tenths of a second, rounded
 //!                 up; 0: never, or too long ago; primary: 0
@@ -37,11 +37,13 @@ pub(crate) use round_trip::RoundTrip;
 use std::time::Duration;
 
 use crate::bytes::{FieldError, Fields};
-use crate::codec::PROTOCOL_VERSION;
 use crate::entry::Lsn;
 
 /// Length of a heartbeat.
-pub const HEARTBEAT_LEN: usize = 48;
+pub const HEARTBEAT_LEN: usize = BEFORE_CRC + 4;
+
+/// Where its checksum begins.
+const BEFORE_CRC: usize = 44;
 
 const MAGIC: [u8; 4] = *b"FTVH";
 
@@ -85,12 +87,12 @@ pub struct Heartbeat {
 const STORAGE_UNIT: Duration = Duration::from_millis(100);
 
 impl Heartbeat {
-    /// The datagram.
+    /// The datagram, as `version` has it.
     #[must_use]
-    pub fn encode(&self) -> [u8; HEARTBEAT_LEN] {
-        let mut out = [0; HEARTBEAT_LEN];
+    pub fn encode(&self, version: u16) -> Vec<u8> {
+        let mut out = vec![0; BEFORE_CRC];
         out[0..4].copy_from_slice(&MAGIC);
-        out[4..6].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        out[4..6].copy_from_slice(&version.to_le_bytes());
         out[6] = match self.role {
             Role::Primary => 1,
             Role::Backup => 2,
@@ -106,31 +108,34 @@ impl Heartbeat {
             out[32..40].copy_from_slice(&echo.sequence.to_le_bytes());
             out[40..44].copy_from_slice(&held.to_le_bytes());
         }
-        let crc = crc32fast::hash(&out[..44]);
-        out[44..48].copy_from_slice(&crc.to_le_bytes());
+        #[cfg(feature = "next-protocol")]
+        crate::next::put(version, &mut out);
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
         out
     }
 
-    /// Reads a datagram; `None` if it is not a heartbeat of this version.
+    /// Reads a datagram; `None` if it is not a heartbeat of this `version`.
     #[must_use]
-    pub fn decode(datagram: &[u8]) -> Option<Self> {
-        if datagram.len() != HEARTBEAT_LEN {
-            return None;
-        }
-        let mut fields = Fields::new(datagram);
+    pub fn decode(datagram: &[u8], version: u16) -> Option<Self> {
+        let (content, crc) = datagram.split_last_chunk()?;
+        let mut fields = Fields::new(content);
         let mut read = || -> Result<Option<Self>, FieldError> {
-            let (magic, version) = (fields.array::<4>()?, fields.u16()?);
+            let (magic, written) = (fields.array::<4>()?, fields.u16()?);
             let (role, storage) = (fields.u8()?, fields.u8()?);
             let (session, sequence, released) = (fields.u64()?, fields.u64()?, fields.u64()?);
             let (echoed, held) = (fields.u64()?, fields.u32()?);
+            #[cfg(feature = "next-protocol")]
+            crate::next::take(version, &mut fields)?;
             let role = match role {
                 1 => Role::Primary,
                 2 => Role::Backup,
                 _ => return Ok(None),
             };
             let valid = magic == MAGIC
-                && version == PROTOCOL_VERSION
-                && fields.u32()? == crc32fast::hash(&datagram[..44]);
+                && written == version
+                && fields.is_empty()
+                && u32::from_le_bytes(*crc) == crc32fast::hash(content);
             Ok(valid.then_some(Self {
                 role,
                 session,
@@ -159,6 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::codec::VERSIONS;
 
     proptest! {
         #[test]
@@ -182,10 +188,15 @@ mod tests {
                 }),
                 storage: (storage > 0).then(|| STORAGE_UNIT * storage.into()),
             };
-            let mut bytes = beat.encode();
-            prop_assert_eq!(Heartbeat::decode(&bytes), Some(beat));
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(Heartbeat::decode(&bytes), None);
+            for version in [VERSIONS.oldest, VERSIONS.newest] {
+                let mut bytes = beat.encode(version);
+                prop_assert_eq!(Heartbeat::decode(&bytes, version), Some(beat));
+                for other in [version - 1, version + 1] {
+                    prop_assert_eq!(Heartbeat::decode(&bytes, other), None);
+                }
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                prop_assert_eq!(Heartbeat::decode(&bytes, version), None);
+            }
         }
 
         #[test]
@@ -198,7 +209,7 @@ mod tests {
 
         #[test]
         fn any_datagram_is_read_or_ignored(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = Heartbeat::decode(&bytes);
+            let _ = Heartbeat::decode(&bytes, VERSIONS.newest);
         }
     }
 }

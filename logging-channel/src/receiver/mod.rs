@@ -133,7 +133,7 @@ impl Receiver {
             udp,
             info,
         } = connected;
-        let (session, timeout) = (info.session, info.heartbeat_timeout);
+        let (session, timeout) = ((info.session, info.version), info.heartbeat_timeout);
         let key = stream.datagrams().cloned();
         let stage = keeping.is_some().then_some(Stage::Held);
         let shared = Arc::new(Shared::new(

@@ -67,7 +67,8 @@ impl Sender {
         settings: Settings,
     ) -> io::Result<Self> {
         let timeout = info.heartbeat_timeout;
-        let (session, key) = (info.session, stream.datagrams().cloned());
+        let session = (info.session, info.version);
+        let key = stream.datagrams().cloned();
         let shared = Arc::new(Shared::new(stream, memory, info, settings));
         let mut ends = Ends {
             shared: Arc::clone(&shared),

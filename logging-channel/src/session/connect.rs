@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use transport::{ConnectionError, Endpoint, Patience, Peer, Stream};
+use transport::{ConnectionError, Endpoint, Patience, Peer, Stream, Versions};
 
 use super::patient::{CANCEL_TICK, Patient};
 use super::{Confirmation, ENDS, OPENING, SessionInfo, at_port, nonce};
+use crate::codec::VERSIONS;
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
@@ -123,6 +124,8 @@ impl Receiver {
             deadline,
             cancel,
         };
+        // What is wrong with it is found before anybody is called.
+        identity.encode(&mut Vec::new())?;
         let mut keeping = settings.keep.as_ref().map(Keeping::open).transpose()?;
         let no_answer = |source| ConnectError::NoAnswer { address, source };
         let mut last = no_answer(io::ErrorKind::TimedOut.into());
@@ -223,10 +226,10 @@ impl Caller<'_> {
             standby: self.settings.standby(),
         };
         let run = hello.run;
-        let hello = Message::Hello(hello).encode()?;
         // The primary may be listening but not yet be waiting for a backup: this waits with it.
         let stream = self.open(socket, self.deadline)?;
-        (&stream).write_all(&hello).map_err(io_failed)?;
+        let line = self.agree(&stream)?;
+        line.say(Message::Hello(hello))?;
 
         let Welcome {
             session,
@@ -236,7 +239,7 @@ impl Caller<'_> {
             host: peer_host,
             streams,
             ..
-        } = match self.hear(&stream, self.deadline)? {
+        } = match line.hear(self.deadline)? {
             Message::Welcome(welcome) if welcome.run != run => {
                 return Err(failed(HandshakeError::OtherRun));
             }
@@ -262,14 +265,14 @@ impl Caller<'_> {
             session,
             claimant: self.claimant.to_owned(),
         };
-        self.say(&stream, ready)?;
+        line.say(ready)?;
         // Only now does the primary look at its port again.
-        let memory = self.open_streams((session, stream.peer()), streams)?;
+        let memory = self.open_streams(&line, session, streams)?;
 
         // Before it begins, the primary may have taken another backup, or none: what is lost now is
         // no primary of ours.
         let patience = self.settings.handshake_timeout * BEGIN_PATIENCE;
-        let epoch = match self.hear(&stream, self.deadline.min(Instant::now() + patience))? {
+        let epoch = match line.hear(self.deadline.min(Instant::now() + patience))? {
             Message::Begin {
                 session: begun,
                 epoch,
@@ -278,6 +281,7 @@ impl Caller<'_> {
         };
         let info = SessionInfo {
             session,
+            version: line.version,
             epoch,
             holder: title.holder,
             heartbeat_timeout,
@@ -306,21 +310,39 @@ impl Caller<'_> {
             .map_err(|source| ConnectError::Connection { address, source })
     }
 
-    fn say(self, mut stream: &Stream, message: Message) -> Result<(), ConnectError> {
+    /// Finds with the primary which version both speak.
+    fn agree<'s>(self, stream: &'s Stream) -> Result<Line<'s>, ConnectError>
+    where
+        Self: 's,
+    {
+        let line = |version| Line {
+            caller: self,
+            stream,
+            version,
+        };
+        line(VERSIONS.newest).say(Message::Versions(VERSIONS))?;
         let address = self.address;
-        let said = stream.write_all(&message.encode()?);
-        said.map_err(|error| ConnectError::Handshake {
-            address,
-            source: HandshakeError::Io(error),
-        })
+        let failed = |source| ConnectError::Handshake { address, source };
+        match self.hear(stream, VERSIONS, self.deadline)? {
+            Message::Versions(theirs) => match VERSIONS.common(theirs) {
+                Some(version) => Ok(line(version)),
+                None => Err(failed(HandshakeError::OtherVersion {
+                    theirs,
+                    ours: VERSIONS,
+                })),
+            },
+            other => Err(failed(other.unexpected())),
+        }
     }
 
-    /// Opens the memory streams of a session, to `whom` it is with.
+    /// Opens the memory streams of a session, to the same one as its `line`.
     fn open_streams(
         self,
-        (session, whom): (u64, Option<&Peer>),
+        line: &Line<'_>,
+        session: u64,
         count: u8,
     ) -> Result<Vec<Stream>, ConnectError> {
+        let whom = line.stream.peer();
         if count > MOST_STREAMS {
             let message = Message::Memory {
                 session,
@@ -347,24 +369,58 @@ impl Caller<'_> {
                     source: HandshakeError::Io(other),
                 });
             }
-            self.say(&stream, Message::Memory { session, number })?;
+            let memory = Line {
+                stream: &stream,
+                ..*line
+            };
+            memory.say(Message::Memory { session, number })?;
             Ok(stream)
         };
         (0..count).map(open).collect()
     }
 
     /// The primary's next message, if it is not a refusal.
-    fn hear(self, stream: &Stream, deadline: Instant) -> Result<Message, ConnectError> {
+    fn hear(
+        self,
+        stream: &Stream,
+        spoken: Versions,
+        deadline: Instant,
+    ) -> Result<Message, ConnectError> {
         let address = self.address;
         let mut patient = Patient {
             stream,
             deadline,
             cancel: self.cancel,
         };
-        match Message::read_from(&mut patient) {
+        match Message::read_from(&mut patient, spoken) {
             Ok(Message::Refuse(refusal)) => Err(ConnectError::Refused { address, refusal }),
             Ok(message) => Ok(message),
             Err(source) => Err(ConnectError::Handshake { address, source }),
         }
+    }
+}
+
+/// A connection to a primary, on which one version is spoken.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    caller: Caller<'a>,
+    stream: &'a Stream,
+    version: u16,
+}
+
+impl Line<'_> {
+    fn say(self, message: Message) -> Result<(), ConnectError> {
+        let address = self.caller.address;
+        let mut stream = self.stream;
+        let said = stream.write_all(&message.encode(self.version)?);
+        said.map_err(|error| ConnectError::Handshake {
+            address,
+            source: HandshakeError::Io(error),
+        })
+    }
+
+    fn hear(self, deadline: Instant) -> Result<Message, ConnectError> {
+        let spoken = Versions::only(self.version);
+        self.caller.hear(self.stream, spoken, deadline)
     }
 }

@@ -15,12 +15,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use transport::{ConnectionError, Endpoint, Handshake, Peer, Stream, wait_readable};
+use transport::{ConnectionError, Endpoint, Handshake, Peer, Stream, Versions, wait_readable};
 
 use super::patient::CANCEL_TICK;
 use super::{ENDS, OPENING};
+use crate::codec::VERSIONS;
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode};
-use crate::identity::version_difference;
+use crate::identity::other_version;
 
 /// Most connections that are heard at a time. Of those whose key is not known yet, the oldest from the address with
 /// the most makes room for the next: who calls often keeps out nobody else.
@@ -59,6 +60,8 @@ struct Caller {
     line: Line,
     peer: SocketAddr,
     said: Vec<u8>,
+    /// Which version is spoken with it, when it has told which it knows.
+    version: Option<u16>,
     /// Refused: what it still says is read and thrown away, because closing a connection with
     /// unread bytes resets it, and a reset can overtake the refusal.
     leaving: bool,
@@ -83,8 +86,12 @@ enum Gone {
 
 /// A first message that was understood.
 enum Said {
-    Hello(Box<Hello>),
-    Memory { session: u64, number: u8 },
+    /// In this version.
+    Hello(Box<Hello>, u16),
+    Memory {
+        session: u64,
+        number: u8,
+    },
 }
 
 /// A backup whose Hello was understood.
@@ -93,6 +100,8 @@ pub(super) struct Visitor {
     pub(super) stream: Stream,
     pub(super) peer: SocketAddr,
     pub(super) hello: Box<Hello>,
+    /// The version that is spoken with it.
+    pub(super) version: u16,
 }
 
 /// Who says what it has come for.
@@ -240,6 +249,7 @@ impl Door {
                     line: Line::Opening(Box::new(handshake)),
                     peer,
                     said: Vec::new(),
+                    version: None,
                     leaving: false,
                     deadline: Instant::now() + patience,
                 });
@@ -283,10 +293,11 @@ impl Door {
             Ok(Some((stream, said))) => {
                 let peer = caller.peer;
                 return Some(match said {
-                    Said::Hello(hello) => Visit::Backup(Visitor {
+                    Said::Hello(hello, version) => Visit::Backup(Visitor {
                         stream,
                         peer,
                         hello,
+                        version,
                     }),
                     Said::Memory { session, number } => Visit::Memory {
                         stream,
@@ -320,7 +331,8 @@ impl Door {
         patience: Duration,
     ) {
         self.warn(format_args!("refused a backup at {peer}: {refusal}"));
-        if let Ok(bytes) = Message::Refuse(refusal.clone()).encode() {
+        // Every version reads it.
+        if let Ok(bytes) = Message::Refuse(refusal.clone()).encode(VERSIONS.newest) {
             // Fits the empty buffer of a new connection; if not, the caller sees it closed.
             let _ = stream.send_now(&bytes);
         }
@@ -330,6 +342,7 @@ impl Door {
                 line: Line::Open(stream),
                 peer,
                 said: Vec::new(),
+                version: None,
                 leaving: true,
                 deadline: Instant::now() + patience,
             });
@@ -400,21 +413,38 @@ impl Caller {
                 return Ok(None);
             }
             self.said.extend_from_slice(&buffer[..n]);
-            let needed =
-                Message::needed(&self.said).map_err(|error| refused(misunderstood(&error)))?;
-            if self.said.len() < needed {
-                continue;
+            if let Some(said) = self.understand(&stream).map_err(refused)? {
+                return Ok(Some((stream, said)));
             }
-            let said = match Message::decode(&self.said) {
-                Ok(Message::Hello(hello)) => Said::Hello(Box::new(hello)),
-                Ok(Message::Memory { session, number }) => Said::Memory { session, number },
-                Ok(_) => return Err(refused(misunderstood(&"the first message must be a Hello"))),
-                Err(HandshakeError::OtherVersion { found }) => {
-                    return Err(version_difference(found).map_or(Gone::Silently, refused));
+        }
+    }
+
+    /// What it has come for, if it has said that. What it speaks it says before, and hears the same.
+    fn understand(&mut self, stream: &Stream) -> Result<Option<Said>, Refusal> {
+        loop {
+            let needed = Message::needed(&self.said).map_err(|error| misunderstood(&error))?;
+            if self.said.len() < needed {
+                return Ok(None);
+            }
+            let rest = self.said.split_off(needed);
+            let said = mem::replace(&mut self.said, rest);
+            let spoken = self.version.map_or(VERSIONS, Versions::only);
+            match (Message::decode(&said, spoken), self.version) {
+                (Ok(Message::Versions(theirs)), None) => {
+                    self.version = Some(agree(stream, theirs)?);
                 }
-                Err(error) => return Err(refused(misunderstood(&error))),
-            };
-            return Ok(Some((stream, said)));
+                (Ok(Message::Hello(hello)), Some(version)) if self.said.is_empty() => {
+                    return Ok(Some(Said::Hello(Box::new(hello), version)));
+                }
+                (Ok(Message::Memory { session, number }), None) if self.said.is_empty() => {
+                    return Ok(Some(Said::Memory { session, number }));
+                }
+                (Ok(other), _) => return Err(misunderstood(&other.unexpected())),
+                (Err(HandshakeError::OtherVersion { theirs, ours }), _) => {
+                    return Err(other_version(ours, theirs));
+                }
+                (Err(error), _) => return Err(misunderstood(&error)),
+            }
         }
     }
 }
@@ -435,6 +465,18 @@ fn keep_alive(stream: &Stream) -> io::Result<()> {
     setsockopt(stream, sockopt::TcpKeepIdle, &SECONDS)?;
     setsockopt(stream, sockopt::TcpKeepInterval, &SECONDS)?;
     Ok(())
+}
+
+/// Finds with a backup that speaks `theirs` which version both speak, and tells it what this side does.
+fn agree(stream: &Stream, theirs: Versions) -> Result<u16, Refusal> {
+    let version = VERSIONS
+        .common(theirs)
+        .ok_or_else(|| other_version(VERSIONS, theirs))?;
+    if let Ok(bytes) = Message::Versions(VERSIONS).encode(version) {
+        // Fits the empty buffer of a new connection; if not, the caller sees it closed.
+        let _ = stream.send_now(&bytes);
+    }
+    Ok(version)
 }
 
 fn no_such_session() -> Refusal {

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use transport::{Endpoint, Peer, Stream};
+use transport::{Endpoint, Peer, Stream, Versions};
 
 use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
@@ -225,7 +225,7 @@ impl Candidate {
             session: self.info.session,
             epoch: self.info.epoch,
         };
-        let bytes = begin.encode().map_err(io::Error::other)?;
+        let bytes = begin.encode(self.info.version).map_err(io::Error::other)?;
         let stream = self.stream.clone();
         let sender = Sender::start(
             self.stream,
@@ -257,6 +257,7 @@ fn welcome(
         stream,
         peer,
         hello,
+        version,
     } = visitor;
     let Hello {
         run,
@@ -284,14 +285,15 @@ fn welcome(
         streams,
         host: host.clone(),
     });
-    let bytes = message.encode().map_err(io::Error::other)?;
+    let bytes = message.encode(version).map_err(io::Error::other)?;
     (&stream).write_all(&bytes)?;
     let mut patient = Patient {
         stream: &stream,
         deadline: Instant::now() + settings.handshake_timeout,
         cancel,
     };
-    let claimant = match Message::read_from(&mut patient).map_err(io::Error::other)? {
+    let ready = Message::read_from(&mut patient, Versions::only(version));
+    let claimant = match ready.map_err(io::Error::other)? {
         Message::Ready {
             session: echoed,
             claimant,
@@ -312,6 +314,7 @@ fn welcome(
     udp.connect(at_port(peer.ip(), udp_port))?;
     let info = SessionInfo {
         session,
+        version,
         epoch: title.epoch,
         holder: title.holder.clone(),
         heartbeat_timeout: settings.heartbeat_timeout,

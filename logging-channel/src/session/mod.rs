@@ -22,6 +22,8 @@ pub use listener::{AcceptError, BindError, Listener};
 pub struct SessionInfo {
     /// Random number of this session.
     pub session: u64,
+    /// The version of the protocol that both sides speak.
+    pub version: u16,
     /// The primary's epoch with this backup.
     pub epoch: u64,
     /// As whom it held that.
@@ -39,12 +41,13 @@ pub struct SessionInfo {
 }
 
 impl SessionInfo {
-    /// The peer's address and who it is, for people.
+    /// The peer's address, who it is and which version is spoken with it, for people.
     #[must_use]
     pub fn peer_in_words(&self) -> String {
+        let (peer, version) = (self.peer, self.version);
         match &self.authenticated {
-            Some(peer) => format!("{} ({peer})", self.peer),
-            None => format!("{} (plain)", self.peer),
+            Some(who) => format!("{peer} ({who}, protocol {version})"),
+            None => format!("{peer} (plain, protocol {version})"),
         }
     }
 }

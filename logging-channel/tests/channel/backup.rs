@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use logging_channel::codec::PROTOCOL_VERSION;
+use logging_channel::codec::VERSIONS;
 use logging_channel::handshake::{HandshakeError, Message, Welcome};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError};
 use logging_channel::{Identity, IdentityError};
-use transport::Stream;
+use transport::{Stream, Versions};
 
 use crate::peers::{
-    BACKUP, KEYS, LONG, NEVER, accept, answer, bound, connect, dial, for_relay, host, identity,
-    listen, listen_at, patient, title, trusted,
+    BACKUP, FakePrimary, KEYS, LONG, NEVER, VERSION, accept, answer, bound, connect, dial,
+    for_relay, host, identity, listen, listen_at, patient, title, trusted,
 };
 
 #[test]
@@ -96,7 +96,7 @@ fn its_wait_can_be_cancelled() {
             });
             // It has begun to wait, and goes on with it.
             let mut connection = answer(&listener);
-            Message::read_from(&mut connection).expect("its greeting");
+            Message::read_from(&mut connection, VERSIONS).expect("its greeting");
             let silent = match wait {
                 Wait::Answer => Some((connection, listener)),
                 Wait::Listener => {
@@ -122,7 +122,7 @@ fn answered(bytes: Vec<u8>) -> ConnectError {
         scope.spawn(move || {
             let mut peer = answer(&listener);
             peer.write_all(&bytes).expect("sent");
-            let _ = Message::read_from(&mut peer);
+            let _ = Message::read_from(&mut peer, VERSIONS);
         });
         connect(address, &identity(), &patient()).expect_err("no primary")
     })
@@ -134,9 +134,6 @@ fn handshake_error(bytes: Vec<u8>) -> HandshakeError {
         other => panic!("{other:?}"),
     }
 }
-
-/// That of a peer that is newer.
-const NEXT_VERSION: u16 = PROTOCOL_VERSION + 1;
 
 fn welcome() -> Welcome {
     Welcome {
@@ -157,25 +154,67 @@ fn it_recognises_one_who_is_no_primary() {
         handshake_error(http.to_vec()),
         HandshakeError::Magic { .. }
     ));
-    let welcome = Message::Welcome(welcome());
+    let [versions, welcome] = [Message::Versions(VERSIONS), Message::Welcome(welcome())]
+        .map(|message| message.encode(VERSION).expect("valid"));
     assert!(matches!(
-        handshake_error(welcome.encode_as_version(NEXT_VERSION).expect("valid")),
-        HandshakeError::OtherVersion {
-            found: NEXT_VERSION
-        }
+        handshake_error(welcome.clone()),
+        HandshakeError::Kind { .. }
     ));
     assert!(matches!(
-        handshake_error(welcome.encode().expect("valid")),
+        handshake_error([&versions[..], &welcome].concat()),
         HandshakeError::OtherRun
     ));
     let ready = Message::Ready {
         session: 1,
         claimant: BACKUP.into(),
     };
+    let ready = ready.encode(VERSION).expect("valid");
     assert!(matches!(
-        handshake_error(ready.encode().expect("valid")),
+        handshake_error([versions, ready].concat()),
         HandshakeError::Kind { .. }
     ));
+}
+
+/// Of one that knows no range, too: its first message has its own version.
+#[test]
+fn it_tells_what_a_primary_speaks_that_has_no_version_in_common() {
+    let newer = Versions {
+        oldest: VERSIONS.newest + 1,
+        newest: VERSIONS.newest + 2,
+    };
+    let older = Versions::only(VERSIONS.oldest - 1);
+    let cases = [
+        (newer, Message::Versions(newer)),
+        (older, Message::Versions(older)),
+        (older, Message::Welcome(welcome())),
+    ];
+    for (spoken, message) in cases {
+        match handshake_error(message.encode(spoken.newest).expect("valid")) {
+            error @ HandshakeError::OtherVersion { theirs, ours } => {
+                assert_eq!((theirs, ours), (spoken, VERSIONS));
+                let told = error.to_string();
+                assert!(told.contains("same version of ftvm"), "{told}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn it_speaks_with_a_primary_what_both_know() {
+    let older = Versions {
+        oldest: VERSIONS.oldest - 1,
+        newest: VERSIONS.oldest,
+    };
+    let newer = Versions {
+        oldest: VERSIONS.newest,
+        newest: VERSIONS.newest + 1,
+    };
+    for (versions, version) in [(older, VERSIONS.oldest), (newer, VERSIONS.newest)] {
+        let (_primary, receiver) = FakePrimary::welcome_speaking(versions, &patient());
+        assert_eq!(receiver.session().version, version);
+        assert_eq!(receiver.lost(), None);
+    }
 }
 
 #[test]
@@ -196,25 +235,28 @@ fn an_identity_that_is_not_valid_is_not_sent() {
 /// the connection.
 fn lose_the_first_ready(relay: &TcpListener, primary: SocketAddr) {
     let pass = |from: &mut Stream, to: &mut Stream| {
-        let message = Message::read_from(from).expect("a message");
-        let _ = to.write_all(&message.encode().expect("valid"));
+        let message = Message::read_from(from, VERSIONS).expect("a message");
+        let _ = to.write_all(&message.encode(VERSION).expect("valid"));
     };
     let mut backup = answer(relay);
     let mut onward = dial(primary);
-    pass(&mut backup, &mut onward);
-    pass(&mut onward, &mut backup);
+    // What each speaks, Hello and Welcome.
+    for _ in 0..2 {
+        pass(&mut backup, &mut onward);
+        pass(&mut onward, &mut backup);
+    }
     assert!(matches!(
-        Message::read_from(&mut backup).expect("a message"),
+        Message::read_from(&mut backup, VERSIONS).expect("a message"),
         Message::Ready { .. }
     ));
     drop((backup, onward));
 
     let mut backup = answer(relay);
     let mut onward = dial(primary);
-    pass(&mut backup, &mut onward);
-    pass(&mut onward, &mut backup);
-    pass(&mut backup, &mut onward);
-    pass(&mut onward, &mut backup);
+    for _ in 0..3 {
+        pass(&mut backup, &mut onward);
+        pass(&mut onward, &mut backup);
+    }
     // Until the session is over.
     let _ = backup.read(&mut [0]);
 }

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use logging_channel::codec::PROTOCOL_VERSION;
+use logging_channel::codec::{PROTOCOL_VERSION, VERSIONS};
 use logging_channel::handshake::{
     HandshakeError, Hello, MAX_REFUSAL_MESSAGE, Message, Refusal, RefusalCode, Standby, Welcome,
 };
 use proptest::prelude::*;
 
-use crate::peers::{host, identity, title};
+use transport::Versions;
+
+use crate::peers::{VERSION, host, identity, title};
 
 fn messages() -> Vec<Message> {
     vec![
+        Message::Versions(VERSIONS),
         Message::Hello(Hello {
             identity: identity(),
             host: host(),
@@ -50,21 +53,21 @@ fn messages() -> Vec<Message> {
 #[test]
 fn messages_survive_and_their_prefixes_and_flipped_bits_do_not() {
     for message in messages() {
-        let bytes = message.encode().expect("valid");
-        assert_eq!(Message::decode(&bytes).expect("decodes"), message);
+        let bytes = message.encode(VERSION).expect("valid");
+        assert_eq!(Message::decode(&bytes, VERSIONS).expect("decodes"), message);
         assert_eq!(
-            Message::read_from(&mut &bytes[..]).expect("decodes"),
+            Message::read_from(&mut &bytes[..], VERSIONS).expect("decodes"),
             message
         );
         for len in 0..bytes.len() {
-            assert!(Message::decode(&bytes[..len]).is_err());
-            assert!(Message::read_from(&mut &bytes[..len]).is_err());
+            assert!(Message::decode(&bytes[..len], VERSIONS).is_err());
+            assert!(Message::read_from(&mut &bytes[..len], VERSIONS).is_err());
         }
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(
-                Message::decode(&flipped).is_err(),
+                Message::decode(&flipped, VERSIONS).is_err(),
                 "bit {bit} of {message:?}"
             );
         }
@@ -72,23 +75,43 @@ fn messages_survive_and_their_prefixes_and_flipped_bits_do_not() {
 }
 
 #[test]
-fn only_a_refusal_crosses_versions() {
+fn only_ranges_and_refusals_cross_versions() {
     for message in messages() {
-        let bytes = message
-            .encode_as_version(PROTOCOL_VERSION + 1)
-            .expect("valid");
-        match (Message::decode(&bytes), &message) {
-            (Ok(decoded), Message::Refuse(_)) => assert_eq!(decoded, message),
-            (Err(HandshakeError::OtherVersion { found }), _) => {
-                assert_eq!(found, PROTOCOL_VERSION + 1);
+        let bytes = message.encode(VERSION).expect("valid");
+        let spoken = Versions::only(VERSION + 1);
+        match (Message::decode(&bytes, spoken), &message) {
+            (Ok(decoded), Message::Refuse(_) | Message::Versions(_)) => {
+                assert_eq!(decoded, message);
+            }
+            (Err(HandshakeError::OtherVersion { theirs, ours }), _) => {
+                assert_eq!((theirs, ours), (Versions::only(VERSION), spoken));
             }
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// Every version sends and reads these bytes, with its own number in the third word (2, 0) and so
-/// another checksum.
+/// Every version sends and reads these bytes, with its own number in place of the first 14 and so another checksum.
+#[test]
+fn the_layout_of_a_range_is_fixed_forever() {
+    let versions = Message::Versions(Versions {
+        oldest: 13,
+        newest: 14,
+    });
+    #[rustfmt::skip]
+    let expected = [
+        b'f', b't', b'v', b'm', b'l', b'i', b'n', b'k',
+        14, 0,
+        8, 0,
+        4, 0, 0, 0,
+        0x4f, 0x2a, 0xad, 0x4d,
+        0x13, 0xdc, 0x8d, 0x0c,
+        13, 0, 14, 0,
+    ];
+    assert_eq!(versions.encode(14).expect("valid"), expected);
+}
+
+/// Every version sends and reads these bytes, with its own number in place of the 12 and so another checksum.
 #[test]
 fn the_layout_of_a_refusal_is_fixed_forever() {
     let refusal = Message::Refuse(Refusal {
@@ -105,7 +128,7 @@ fn the_layout_of_a_refusal_is_fixed_forever() {
         0x4d, 0x9f, 0xaf, 0xf9,
         1, 0, 2, 0, b'n', b'o',
     ];
-    assert_eq!(refusal.encode().expect("valid"), expected);
+    assert_eq!(refusal.encode(12).expect("valid"), expected);
 }
 
 #[test]
@@ -114,8 +137,8 @@ fn codes_of_later_versions_keep_their_number() {
         code: RefusalCode::Unknown(77),
         message: "something new".into(),
     });
-    let bytes = later.encode().expect("valid");
-    assert_eq!(Message::decode(&bytes).expect("decodes"), later);
+    let bytes = later.encode(VERSION).expect("valid");
+    assert_eq!(Message::decode(&bytes, VERSIONS).expect("decodes"), later);
 }
 
 #[test]
@@ -124,8 +147,8 @@ fn a_long_refusal_is_shortened_between_characters() {
         code: RefusalCode::Ending,
         message: "é".repeat(MAX_REFUSAL_MESSAGE),
     });
-    let bytes = refusal.encode().expect("valid");
-    match Message::decode(&bytes).expect("decodes") {
+    let bytes = refusal.encode(VERSION).expect("valid");
+    match Message::decode(&bytes, VERSIONS).expect("decodes") {
         Message::Refuse(refusal) => {
             assert_eq!(refusal.message, "é".repeat(MAX_REFUSAL_MESSAGE / 2));
         }
@@ -135,12 +158,12 @@ fn a_long_refusal_is_shortened_between_characters() {
 
 #[test]
 fn a_hostile_length_is_refused_before_room_is_made() {
-    let mut bytes = messages()[0].encode().expect("valid");
+    let mut bytes = messages()[1].encode(VERSION).expect("valid");
     bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
     let crc = crc32fast::hash(&bytes[..20]);
     bytes[20..24].copy_from_slice(&crc.to_le_bytes());
     assert!(matches!(
-        Message::read_from(&mut &bytes[..]),
+        Message::read_from(&mut &bytes[..], VERSIONS),
         Err(HandshakeError::TooLong(u32::MAX))
     ));
 }
@@ -148,14 +171,14 @@ fn a_hostile_length_is_refused_before_room_is_made() {
 proptest! {
     #[test]
     fn any_bytes_end_in_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        prop_assert!(Message::decode(&bytes).is_err());
-        prop_assert!(Message::read_from(&mut &bytes[..]).is_err());
+        prop_assert!(Message::decode(&bytes, VERSIONS).is_err());
+        prop_assert!(Message::read_from(&mut &bytes[..], VERSIONS).is_err());
     }
 
     /// Right envelope, any body.
     #[test]
     fn any_body_ends_in_a_message_or_an_error(
-        kind in 0u16..7,
+        kind in 0u16..9,
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let mut bytes = b"ftvmlink".to_vec();
@@ -166,6 +189,6 @@ proptest! {
         let crc = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
         bytes.extend_from_slice(&body);
-        let _ = Message::decode(&bytes);
+        let _ = Message::decode(&bytes, VERSIONS);
     }
 }

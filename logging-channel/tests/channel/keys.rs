@@ -6,19 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use logging_channel::codec::VERSIONS;
 use logging_channel::entry::{Lsn, Payload};
 use logging_channel::handshake::{Message, RefusalCode, Welcome};
 use logging_channel::heartbeat::{Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
-use logging_channel::session::{ConnectError, Listener};
+use logging_channel::session::{Admission, Confirmation, ConnectError, Listener};
 use logging_channel::{LossReason, Settings};
-use transport::{ConnectionError, Endpoint};
+use transport::{ConnectionError, Endpoint, Peer};
 
 use crate::logs::at;
 use crate::peers::{
-    BACKUP, FakeBackup, KEYS, LONG, accept, announced, answer_as, bound, connect, dial_as,
-    eventually, for_relay, host, identity, impatient, listen, localhost, pair, patient, title,
-    trusted,
+    BACKUP, EPOCH, FakeBackup, KEYS, LONG, VERSION, accept, agree, announced, answer_as, bound,
+    connect, dial_as, eventually, for_relay, host, identity, impatient, listen, localhost, pair,
+    patient, title, trusted,
 };
 
 /// With little patience: what keeps a backup out may change.
@@ -114,7 +115,7 @@ fn heartbeats_that_are_forged_or_come_again_prove_nothing() {
         sequence += 1;
         // Recorded, made without the key, and changed.
         let _ = backup.udp.send(&genuine);
-        let _ = backup.udp.send(&beat(sequence).encode());
+        let _ = backup.udp.send(&beat(sequence).encode(VERSION));
         let mut changed = genuine.clone();
         changed[16..24].copy_from_slice(&u64::to_le_bytes(sequence));
         let _ = backup.udp.send(&changed);
@@ -138,9 +139,9 @@ fn a_memory_stream_is_of_the_session_s_own_backup() {
         let (_lazy, session) = FakeBackup::lazy_with_session(address);
         let mut other = dial_as(&KEYS.hosta, address);
         let memory = Message::Memory { session, number: 0 };
-        let memory = memory.encode().expect("valid");
+        let memory = memory.encode(VERSION).expect("valid");
         other.write_all(&memory).expect("sent");
-        match Message::read_from(&mut other).expect("an answer") {
+        match Message::read_from(&mut other, VERSIONS).expect("an answer") {
             Message::Refuse(refusal) => assert_eq!(refusal.code, RefusalCode::NotUnderstood),
             other => panic!("{other:?}"),
         }
@@ -193,6 +194,62 @@ fn nothing_that_somebody_on_the_way_has_changed_is_taken() {
     });
 }
 
+/// Carries what a backup and its primary say, and gives what the backup said.
+fn overhear(relay: &TcpListener, primary: SocketAddr) -> Vec<u8> {
+    let (backup, _) = relay.accept().expect("a connection");
+    let onward = TcpStream::connect(primary).expect("connected");
+    let mut said = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| std::io::copy(&mut &onward, &mut &backup));
+        let mut buffer = [0; 4096];
+        while let Ok(len @ 1..) = (&backup).read(&mut buffer) {
+            said.extend_from_slice(&buffer[..len]);
+            if (&onward).write_all(&buffer[..len]).is_err() {
+                break;
+            }
+        }
+        let _ = onward.shutdown(Shutdown::Both);
+    });
+    said
+}
+
+/// What each side speaks is within what the keys protect: nobody on the way can find it there, and talk two hosts
+/// down to an older version.
+#[test]
+fn what_is_spoken_is_agreed_on_out_of_sight() {
+    let (plain, keys) = (Endpoint::plain(), &*KEYS);
+    for (hosta, hostb, is_seen) in [(&keys.hosta, &keys.hostb, false), (&plain, &plain, true)] {
+        let mut listener = Listener::bind(localhost(), hosta).expect("a free port");
+        let primary = listener.local_addr();
+        let (relay, address) = bound();
+        let said = thread::scope(|scope| {
+            let relay = scope.spawn(|| overhear(&relay, primary));
+            let backup = scope.spawn(move || {
+                Receiver::connect(
+                    (address, hostb),
+                    (&identity(), BACKUP),
+                    &host(),
+                    &patient(),
+                    Instant::now() + LONG,
+                    &AtomicBool::new(false),
+                    |_, _| Confirmation::Held,
+                )
+            });
+            let title = |_: Option<&Peer>| Ok(title());
+            let admit = |_: &str, _: Option<&Peer>| Admission::Admitted(EPOCH + 1);
+            let (identity, host) = (identity(), host());
+            let sender = listener.accept_backup(&identity, &host, title, &for_relay(), None, admit);
+            let sender = sender.expect("a backup");
+            let receiver = backup.join().expect("no panic").expect("a session");
+            assert_eq!(receiver.session().version, VERSION);
+            drop((sender, receiver));
+            relay.join().expect("no panic")
+        });
+        let magic = b"ftvmlink";
+        assert_eq!(said.windows(magic.len()).any(|it| it == magic), is_seen);
+    }
+}
+
 /// Somebody on the way answers the first time in the primary's place, in clear.
 #[test]
 fn what_is_said_in_clear_ends_no_backup() {
@@ -238,7 +295,8 @@ fn a_memory_stream_leads_to_the_session_s_own_primary() {
             )
         });
         let mut log = answer_as(&KEYS.hosta, &listener);
-        let Ok(Message::Hello(hello)) = Message::read_from(&mut log) else {
+        agree(&mut log, VERSIONS);
+        let Ok(Message::Hello(hello)) = Message::read_from(&mut log, VERSIONS) else {
             panic!("no hello");
         };
         let welcome = Message::Welcome(Welcome {
@@ -250,10 +308,10 @@ fn a_memory_stream_leads_to_the_session_s_own_primary() {
             host: host(),
             streams: 1,
         });
-        log.write_all(&welcome.encode().expect("valid"))
+        log.write_all(&welcome.encode(VERSION).expect("valid"))
             .expect("sent");
         let mut other = answer_as(&KEYS.hostb, &listener);
-        let heard = Message::read_from(&mut other);
+        let heard = Message::read_from(&mut other, VERSIONS);
         assert!(heard.is_err(), "{heard:?}");
         gone.store(true, Ordering::Relaxed);
         drop(log);

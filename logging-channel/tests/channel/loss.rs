@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use logging_channel::LossReason;
 use logging_channel::Settings;
-use logging_channel::codec::{Batch, HEADER_LEN};
+use logging_channel::codec::{Batch, HEADER_LEN, PROTOCOL_VERSION};
 use logging_channel::control::Control;
 use logging_channel::entry::{Lsn, Payload};
 use logging_channel::heartbeat::{Echo, HEARTBEAT_LEN, Heartbeat};
@@ -153,7 +153,7 @@ fn what_is_not_of_this_session_proves_nothing() {
                 echo: None,
                 storage: None,
             }
-            .encode(),
+            .encode(PROTOCOL_VERSION),
         );
         let _ = backup.udp.send(&long);
         // Its own, sent back.
@@ -166,7 +166,7 @@ fn what_is_not_of_this_session_proves_nothing() {
                 echo: None,
                 storage: None,
             }
-            .encode(),
+            .encode(PROTOCOL_VERSION),
         );
         sender.lost().is_some()
     });

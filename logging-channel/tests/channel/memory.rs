@@ -6,13 +6,14 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use logging_channel::codec::VERSIONS;
 use logging_channel::handshake::{Message, RefusalCode};
 use logging_channel::memory::TakeBlocks;
 use logging_channel::{LossReason, Settings};
 
 use crate::peers::{
-    FakeBackup, LONG, Pair, accept, announced, connect, dial, eventually, identity, listen, pair,
-    patient,
+    FakeBackup, LONG, Pair, VERSION, accept, announced, connect, dial, eventually, identity,
+    listen, pair, patient,
 };
 
 /// Says what came, and how the streams ended.
@@ -130,9 +131,9 @@ fn a_stream_for_no_session_is_refused_and_a_backup_without_streams_is_not_waited
             let (session, number) = (7, 0);
             let memory = Message::Memory { session, number };
             stranger
-                .write_all(&memory.encode().expect("valid"))
+                .write_all(&memory.encode(VERSION).expect("valid"))
                 .expect("sent");
-            match Message::read_from(&mut stranger).expect("an answer") {
+            match Message::read_from(&mut stranger, VERSIONS).expect("an answer") {
                 Message::Refuse(refusal) => assert_eq!(refusal.code, RefusalCode::NotUnderstood),
                 other => panic!("{other:?}"),
             }

@@ -7,11 +7,11 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use logging_channel::codec::HEADER_LEN;
+use logging_channel::codec::{HEADER_LEN, VERSIONS};
 use logging_channel::control::Control;
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::handshake::{Hello, Message, Standby, Title, Welcome};
-use logging_channel::heartbeat::{Echo, HEARTBEAT_LEN, Heartbeat, Role};
+use logging_channel::heartbeat::{Echo, Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
 use logging_channel::session::{
@@ -20,7 +20,9 @@ use logging_channel::session::{
 use logging_channel::{
     ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
 };
-use transport::{Endpoint, Opening, Patience, Peer, Role as Whose, Service, Stream, key_set};
+use transport::{
+    Endpoint, MAC_LEN, Opening, Patience, Peer, Role as Whose, Service, Stream, Versions, key_set,
+};
 
 /// More than anything here takes on a busy machine. Nothing waits for it unless it fails.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -28,6 +30,20 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 pub(crate) static NEVER: AtomicBool = AtomicBool::new(false);
 
 pub(crate) const EPOCH: u64 = 7;
+
+/// The version that our two ends speak with each other.
+pub(crate) const VERSION: u16 = VERSIONS.newest;
+
+/// Says to a peer which versions are spoken, and hears the same of it.
+pub(crate) fn agree(stream: &mut Stream, ours: Versions) -> Versions {
+    let message = Message::Versions(ours);
+    let said = stream.write_all(&message.encode(ours.newest).expect("valid"));
+    said.expect("sent");
+    match Message::read_from(stream, ours).expect("an answer") {
+        Message::Versions(theirs) => theirs,
+        other => panic!("{other:?}"),
+    }
+}
 
 /// The hosts' keys, and that of an operator.
 pub(crate) struct Keys {
@@ -254,11 +270,22 @@ pub(crate) struct FakeBackup {
     pub(crate) memory: Vec<Stream>,
     pub(crate) udp: UdpSocket,
     pub(crate) welcome: Welcome,
+    /// What is spoken with it.
+    version: u16,
 }
 
 impl FakeBackup {
     /// Connects to a listener that accepts it, and says Hello.
     pub(crate) fn join(listener: &mut Listener, settings: &Settings) -> (Self, Sender) {
+        Self::join_speaking(VERSIONS, listener, settings)
+    }
+
+    /// The same, of a program that speaks other versions.
+    pub(crate) fn join_speaking(
+        versions: Versions,
+        listener: &mut Listener,
+        settings: &Settings,
+    ) -> (Self, Sender) {
         let address = listener.local_addr();
         thread::scope(|scope| {
             let backup = scope.spawn(move || {
@@ -272,9 +299,12 @@ impl FakeBackup {
                     standby: Standby::Hot,
                 });
                 let mut tcp = dial(address);
-                tcp.write_all(&hello.encode().expect("valid"))
+                let theirs = agree(&mut tcp, versions);
+                let version = versions.common(theirs).expect("they have one in common");
+                let spoken = Versions::only(version);
+                tcp.write_all(&hello.encode(version).expect("valid"))
                     .expect("sent");
-                let welcome = match Message::read_from(&mut tcp).expect("an answer") {
+                let welcome = match Message::read_from(&mut tcp, spoken).expect("an answer") {
                     Message::Welcome(welcome) => welcome,
                     other => panic!("{other:?}"),
                 };
@@ -284,17 +314,17 @@ impl FakeBackup {
                     session,
                     claimant: BACKUP.into(),
                 };
-                tcp.write_all(&ready.encode().expect("valid"))
+                tcp.write_all(&ready.encode(version).expect("valid"))
                     .expect("sent");
                 for number in 0..welcome.streams {
                     let hello = Message::Memory { session, number };
                     let mut stream = dial(address);
                     stream
-                        .write_all(&hello.encode().expect("valid"))
+                        .write_all(&hello.encode(version).expect("valid"))
                         .expect("sent");
                     memory.push(stream);
                 }
-                match Message::read_from(&mut tcp).expect("an answer") {
+                match Message::read_from(&mut tcp, spoken).expect("an answer") {
                     Message::Begin { session: begun, .. } => assert_eq!(begun, session),
                     other => panic!("{other:?}"),
                 }
@@ -306,6 +336,7 @@ impl FakeBackup {
                     memory,
                     udp,
                     welcome,
+                    version,
                 }
             });
             let sender = accept(listener, settings, None).expect("a backup");
@@ -332,16 +363,18 @@ impl FakeBackup {
             standby: Standby::Hot,
         });
         let mut tcp = dial(address);
-        tcp.write_all(&hello.encode().expect("valid"))
+        agree(&mut tcp, VERSIONS);
+        tcp.write_all(&hello.encode(VERSION).expect("valid"))
             .expect("sent");
-        let Ok(Message::Welcome(Welcome { session, .. })) = Message::read_from(&mut tcp) else {
+        let Ok(Message::Welcome(Welcome { session, .. })) = Message::read_from(&mut tcp, VERSIONS)
+        else {
             panic!("no welcome");
         };
         let ready = Message::Ready {
             session,
             claimant: BACKUP.into(),
         };
-        tcp.write_all(&ready.encode().expect("valid"))
+        tcp.write_all(&ready.encode(VERSION).expect("valid"))
             .expect("sent");
         (tcp, session)
     }
@@ -350,10 +383,10 @@ impl FakeBackup {
     pub(crate) fn hear(&self) -> Heartbeat {
         let mut datagram = [0; 100];
         let len = self.udp.recv(&mut datagram).expect("a heartbeat");
-        let (beat, mac) = datagram[..len].split_at(HEARTBEAT_LEN);
+        let (beat, mac) = datagram[..len].split_at(len - MAC_LEN);
         let key = self.tcp.datagrams().expect("it has a key");
         assert!(key.is_genuine(beat, mac));
-        Heartbeat::decode(beat).expect("valid")
+        Heartbeat::decode(beat, self.version).expect("valid")
     }
 
     pub(crate) fn beat(&self, session: u64, sequence: u64) {
@@ -374,7 +407,7 @@ impl FakeBackup {
 
     /// A heartbeat as it is sent.
     pub(crate) fn sealed(&self, beat: &Heartbeat) -> Vec<u8> {
-        let beat = beat.encode();
+        let beat = beat.encode(self.version);
         let key = self.tcp.datagrams().expect("it has a key");
         [&beat[..], &key.mac(&beat)].concat()
     }
@@ -389,12 +422,20 @@ pub(crate) struct FakePrimary {
 impl FakePrimary {
     /// Welcomes a real backup.
     pub(crate) fn welcome(settings: &Settings) -> (Self, Receiver) {
+        Self::welcome_speaking(VERSIONS, settings)
+    }
+
+    /// The same, of a program that speaks other versions.
+    pub(crate) fn welcome_speaking(versions: Versions, settings: &Settings) -> (Self, Receiver) {
         let (listener, address) = bound();
         let timeout = settings.heartbeat_timeout;
         thread::scope(|scope| {
             let primary = scope.spawn(move || {
                 let mut tcp = answer(&listener);
-                let Ok(Message::Hello(hello)) = Message::read_from(&mut tcp) else {
+                let theirs = agree(&mut tcp, versions);
+                let version = versions.common(theirs).expect("they have one in common");
+                let spoken = Versions::only(version);
+                let Ok(Message::Hello(hello)) = Message::read_from(&mut tcp, spoken) else {
                     panic!("no hello");
                 };
                 let udp = UdpSocket::bind(localhost()).expect("a free port");
@@ -409,17 +450,17 @@ impl FakePrimary {
                     host: host(),
                     streams: 0,
                 });
-                tcp.write_all(&welcome.encode().expect("valid"))
+                tcp.write_all(&welcome.encode(version).expect("valid"))
                     .expect("sent");
                 assert!(matches!(
-                    Message::read_from(&mut tcp),
+                    Message::read_from(&mut tcp, spoken),
                     Ok(Message::Ready { session: 99, .. })
                 ));
                 let begin = Message::Begin {
                     session: 99,
                     epoch: EPOCH + 1,
                 };
-                tcp.write_all(&begin.encode().expect("valid"))
+                tcp.write_all(&begin.encode(version).expect("valid"))
                     .expect("sent");
                 Self { tcp, udp }
             });

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use logging_channel::codec::PROTOCOL_VERSION;
+use logging_channel::codec::VERSIONS;
 use logging_channel::entry::Payload;
 use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode, Standby};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::session::{AcceptError, Admission, ConnectError};
 use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identity, Settings};
-use transport::Peer;
+use transport::{Peer, Versions};
 
 use crate::logs::at;
 use crate::peers::{
-    BACKUP, KEYS, LONG, NEVER, accept, connect, dial, held, host, identity, listen, patient, title,
-    trusted,
+    BACKUP, FakeBackup, KEYS, LONG, NEVER, VERSION, accept, agree, connect, dial, held, host,
+    identity, listen, patient, title, trusted,
 };
 
 fn refused(address: SocketAddr, identity: &Identity) -> Refusal {
@@ -184,26 +184,80 @@ fn both_sides_learn_what_the_other_host_can_do() {
 #[test]
 fn a_peer_of_another_version_can_read_why_it_is_refused() {
     still_accepts_after(&patient(), |address| {
-        let hello = Message::Hello(Hello {
-            identity: identity(),
-            host: host(),
-            run: 1,
-            udp_port: 1,
-            standby: Standby::Hot,
-        });
-        let mut peer = dial(address);
-        let bytes = hello
-            .encode_as_version(PROTOCOL_VERSION + 1)
-            .expect("valid");
-        peer.write_all(&bytes).expect("sent");
-        match Message::read_from(&mut peer).expect("an answer") {
-            Message::Refuse(refusal) => {
-                assert_eq!(refusal.code, RefusalCode::OtherVersion);
-                assert!(refusal.message.contains("same version"), "{refusal}");
+        let newer = Versions {
+            oldest: VERSIONS.newest + 1,
+            newest: VERSIONS.newest + 2,
+        };
+        let older = Versions::only(VERSIONS.oldest - 1);
+        // One that knows no range began with its Hello.
+        let cases = [
+            (newer, Message::Versions(newer)),
+            (older, Message::Versions(older)),
+            (older, hello()),
+        ];
+        for (spoken, message) in cases {
+            let mut peer = dial(address);
+            let bytes = message.encode(spoken.newest).expect("valid");
+            peer.write_all(&bytes).expect("sent");
+            match Message::read_from(&mut peer, spoken).expect("an answer") {
+                Message::Refuse(refusal) => {
+                    assert_eq!(refusal.code, RefusalCode::OtherVersion);
+                    let both = format!("(primary {VERSIONS}, backup {spoken})");
+                    assert!(refusal.message.contains(&both), "{refusal}");
+                    assert!(refusal.message.contains("same version"), "{refusal}");
+                }
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
         }
     });
+}
+
+#[test]
+fn it_speaks_with_a_backup_what_both_know() {
+    let older = Versions {
+        oldest: VERSIONS.oldest - 1,
+        newest: VERSIONS.oldest,
+    };
+    let newer = Versions {
+        oldest: VERSIONS.newest,
+        newest: VERSIONS.newest + 1,
+    };
+    for (versions, version) in [(older, VERSIONS.oldest), (newer, VERSIONS.newest)] {
+        let (backup, sender) = FakeBackup::join_speaking(versions, &mut listen(), &patient());
+        assert_eq!(sender.session().version, version);
+        assert_eq!(backup.hear().session, backup.welcome.session);
+    }
+}
+
+#[test]
+fn a_hello_comes_after_what_both_speak() {
+    still_accepts_after(&patient(), |address| {
+        let versions = Message::Versions(VERSIONS).encode(VERSION).expect("valid");
+        let hello = hello().encode(VERSION).expect("valid");
+        let twice = [&versions[..], &versions].concat();
+        for said in [&hello[..], &twice] {
+            let mut peer = dial(address);
+            peer.write_all(said).expect("sent");
+            let mut hear = || Message::read_from(&mut peer, VERSIONS).expect("an answer");
+            match hear() {
+                Message::Versions(_) if said == twice => {
+                    assert!(matches!(hear(), Message::Refuse(_)));
+                }
+                Message::Refuse(refusal) => assert_eq!(refusal.code, RefusalCode::NotUnderstood),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
+fn hello() -> Message {
+    Message::Hello(Hello {
+        identity: identity(),
+        host: host(),
+        run: 1,
+        udp_port: 1,
+        standby: Standby::Hot,
+    })
 }
 
 #[test]
@@ -219,7 +273,7 @@ fn nonsense_is_refused_and_the_next_is_let_in() {
             let mut peer = dial(address);
             // The primary may hang up in the middle of it.
             let _ = peer.write_all(bytes);
-            match Message::read_from(&mut peer).expect("an answer") {
+            match Message::read_from(&mut peer, VERSIONS).expect("an answer") {
                 Message::Refuse(refusal) => assert_eq!(refusal.code, RefusalCode::NotUnderstood),
                 other => panic!("{other:?}"),
             }
@@ -230,10 +284,10 @@ fn nonsense_is_refused_and_the_next_is_let_in() {
             claimant: BACKUP.into(),
         };
         let mut peer = dial(address);
-        peer.write_all(&hello.encode().expect("valid"))
+        peer.write_all(&hello.encode(VERSION).expect("valid"))
             .expect("sent");
         assert!(matches!(
-            Message::read_from(&mut peer),
+            Message::read_from(&mut peer, VERSIONS),
             Ok(Message::Refuse(_))
         ));
     });
@@ -273,15 +327,9 @@ fn a_peer_that_says_nothing_is_hung_up_on() {
 #[test]
 fn a_backup_that_went_away_during_the_handshake_is_not_taken() {
     still_accepts_after(&patient(), |address| {
-        let hello = Message::Hello(Hello {
-            identity: identity(),
-            host: host(),
-            run: 1,
-            udp_port: 1,
-            standby: Standby::Hot,
-        });
         let mut gone = dial(address);
-        gone.write_all(&hello.encode().expect("valid"))
+        agree(&mut gone, VERSIONS);
+        gone.write_all(&hello().encode(VERSION).expect("valid"))
             .expect("sent");
     });
 }

@@ -1,6 +1,7 @@
 //! A host's daemon.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::Signal;
@@ -35,6 +36,20 @@ impl Daemon {
     ///
     /// When the host does not answer, or the daemon ends.
     pub fn start(host: &Host, service: &DiskServer) -> Result<Self> {
+        Self::start_named(host, service, "ftvm")
+    }
+
+    /// The same, of another `ftvm`: a file of this machine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Daemon::start`].
+    pub fn start_as(host: &Host, service: &DiskServer, program: &Path) -> Result<Self> {
+        let program = host.provide(program, "ftvm")?;
+        Self::start_named(host, service, &program)
+    }
+
+    fn start_named(host: &Host, service: &DiskServer, program: &str) -> Result<Self> {
         let text = format!(
             "name = \"{}\"\ndisk_server = \"{}\"\nbridge = \"br0\"\nlogging_address = \"{}\"\n\
              metrics = \"{}:{METRICS}\"\nstate = \"{STATE}\"\nrun = \"{RUN}\"\n{}",
@@ -52,7 +67,7 @@ impl Daemon {
             source,
         })?;
         host.put(&local, CONFIG)?;
-        let mut process = host.spawn(&["ftvm", "host", "--config", CONFIG])?;
+        let mut process = host.spawn(&[program, "host", "--config", CONFIG])?;
         process.wait_for_line("looks after guests", START)?;
         Ok(Self {
             host: host.name().to_owned(),
@@ -73,6 +88,16 @@ impl Daemon {
     /// When it ends or `limit` passes before.
     pub fn says(&mut self, text: &str, limit: Duration) -> Result<()> {
         self.process.wait_for_line(text, limit).map(drop)
+    }
+
+    /// Waits until it says that it speaks this version of the service's protocol.
+    ///
+    /// # Errors
+    ///
+    /// As [`Daemon::says`].
+    pub fn speaks(&mut self, version: u16, limit: Duration) -> Result<()> {
+        let words = format!("protocol {version} is spoken with the disk server");
+        self.says(&words, limit)
     }
 
     /// Kills it, and nothing else.

@@ -129,6 +129,16 @@ impl DiskServer {
         Ok(())
     }
 
+    /// Has another program go on with the same state.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn upgrade(&mut self, testbed: &Testbed, program: &Path) -> Result<()> {
+        self.program = Some(program.to_owned());
+        self.restart(testbed)
+    }
+
     /// Its machine loses its power. Another one gets a copy of its state, takes its address over, and starts
     /// it. Once in a run.
     ///

@@ -384,6 +384,7 @@ impl Shared {
         let arbiter = self.arbiter();
         let mut pings = Pings::new(me);
         let mut host = self.host.clone();
+        let mut spoken = None;
         for count in 0.. {
             self.link.pulse.beat();
             if count % EXPORTS_EVERY == 0
@@ -404,6 +405,11 @@ impl Shared {
                 Ok((_, order)) => {
                     if !self.link.answers.swap(true, Ordering::Relaxed) {
                         log::info!("the disk server answers again");
+                    }
+                    if spoken != arbiter.version() {
+                        spoken = arbiter.version();
+                        let version = spoken.unwrap_or_default();
+                        log::info!("protocol {version} is spoken with the disk server");
                     }
                     self.heard(&ping);
                     let task = order.and_then(|order| self.tending.lock().ordered(order));

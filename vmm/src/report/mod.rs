@@ -12,8 +12,8 @@ use std::path::Path;
 use std::process::Command;
 
 use disk_server::arbiter::VmName;
-use disk_server::arbiter::protocol::VERSION;
-use logging_channel::codec::PROTOCOL_VERSION;
+use disk_server::arbiter::protocol;
+use logging_channel::codec;
 use serde_json::{Value, json};
 
 pub use self::archive::{ArchiveError, write};
@@ -70,8 +70,8 @@ pub fn collect(vm: &VmName, sources: &Sources<'_>) -> Report {
 fn versions() -> String {
     json!({
         "ftvm": env!("CARGO_PKG_VERSION"),
-        "logging_protocol": PROTOCOL_VERSION,
-        "arbiter_protocol": VERSION,
+        "logging_protocol": codec::VERSIONS.to_string(),
+        "arbiter_protocol": protocol::VERSIONS.to_string(),
     })
     .to_string()
 }

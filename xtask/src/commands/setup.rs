@@ -28,9 +28,10 @@ const DELIVERED: [&str; 9] = [
 /// What runs in hosts for us.
 const HOST_AGENT: [&str; 4] = ["--package", "testbed", "--bin", testbed::HOST_AGENT];
 
-/// The `ftvm` that can be told to break itself. Optimised, or its scenarios take twice as long; with the
-/// package that the delivered one is built with, or that is compiled again.
-const SABOTAGED: [&str; 9] = [
+/// The `ftvm` that can be told to break itself, and the next version of it and of the disk server: one build, which
+/// takes as long as that of what is delivered. Optimised, or its scenarios take twice as long; with the
+/// packages that the delivered ones are built with, or those are compiled again.
+const FOR_TESTS: [&str; 15] = [
     "--release",
     "--package",
     "ftvm-vmm",
@@ -38,11 +39,17 @@ const SABOTAGED: [&str; 9] = [
     "disk-server",
     "--features",
     SABOTAGE,
+    "--features",
+    "ftvm-vmm/next-protocol",
+    "--features",
+    "disk-server/next-protocol",
     "--bin",
     testbed::SABOTAGED_FTVM,
+    "--bin",
+    testbed::NEXT_DISK_SERVER,
 ];
 
-/// The feature that everything has which is only for tests.
+/// The feature that all tests are built with.
 pub(super) const SABOTAGE: &str = "ftvm-vmm/sabotage";
 
 /// Arguments of `cargo xtask setup`.
@@ -54,7 +61,7 @@ impl Setup {
         let steps = Steps::new();
         prepare(&steps)?;
         let layout = Layout::find();
-        build_sabotaged(&steps, &layout)?;
+        build_for_tests(&steps, &layout)?;
         eprintln!("ready after {:.1} s", steps.elapsed().as_secs_f64());
         Ok(ExitCode::SUCCESS)
     }
@@ -103,15 +110,13 @@ pub(crate) fn build(layout: &Layout) -> Result<()> {
     cargo_build(layout, &DELIVERED)
 }
 
-/// Builds the `ftvm` for scenarios that break it, by itself: a feature is that of every program that is built
+/// Builds the programs that only scenarios have, by themselves: a feature is that of every program that is built
 /// with it.
-pub(super) fn build_sabotaged(steps: &Steps, layout: &Layout) -> Result<()> {
+pub(super) fn build_for_tests(steps: &Steps, layout: &Layout) -> Result<()> {
     if std::env::var_os(PROGRAMS_VARIABLE).is_some() {
         return Ok(());
     }
-    steps.step("ftvm for scenarios that break it", || {
-        cargo_build(layout, &SABOTAGED)
-    })
+    steps.step("programs for scenarios", || cargo_build(layout, &FOR_TESTS))
 }
 
 fn cargo_build(layout: &Layout, arguments: &[&str]) -> Result<()> {

@@ -28,7 +28,7 @@ impl Test {
         thread::scope(|scope| {
             let made = scope.spawn(|| {
                 setup::build_and_make(&steps, &layout, Needs::All)?;
-                setup::build_sabotaged(&steps, &layout)
+                setup::build_for_tests(&steps, &layout)
             });
             let built = self.check_and_build(&steps, &layout, nextest);
             made.join().expect("no panics").and(built)

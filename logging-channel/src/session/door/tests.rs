@@ -75,7 +75,7 @@ fn what_was_said_in_time_is_heard_however_late() {
     };
     let said = [
         b"ftvmconn\x01\x00\x01\x01",
-        &memory.encode().expect("valid")[..],
+        &memory.encode(VERSIONS.newest).expect("valid")[..],
     ]
     .concat();
     caller.write_all(&said).expect("sent");
@@ -104,11 +104,9 @@ fn only_so_many_wait_for_another_one_s_streams() {
         udp_port: 1,
         standby: Standby::Hot,
     });
-    let said = [
-        b"ftvmconn\x01\x00\x01\x01",
-        &hello.encode().expect("valid")[..],
-    ]
-    .concat();
+    let [versions, hello] = [Message::Versions(VERSIONS), hello]
+        .map(|message| message.encode(VERSIONS.newest).expect("valid"));
+    let said = [b"ftvmconn\x01\x00\x01\x01", &versions[..], &hello].concat();
     let come = || {
         let mut caller = TcpStream::connect(address).expect("it listens");
         caller.write_all(&said).expect("sent");
@@ -127,7 +125,8 @@ fn only_so_many_wait_for_another_one_s_streams() {
     let mut another = come();
     let answer = thread::spawn(move || {
         another.read_exact(&mut [0; 12]).expect("a preface");
-        Message::read_from(&mut another)
+        Message::read_from(&mut another, VERSIONS).expect("what is spoken");
+        Message::read_from(&mut another, VERSIONS)
     });
     assert_eq!(wait(&|_| answer.is_finished()), MOST_WAITING);
     match answer.join().expect("no panic") {

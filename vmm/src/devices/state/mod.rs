@@ -24,7 +24,8 @@ use super::virtio::net::Net;
 use super::virtio::transport::TransportState;
 use super::{Devices, Output};
 
-/// Version of the encoding, counted up with every change of a device's state.
+/// Version of the encoding, counted up with every change of a device's state. That is a new version of the log's
+/// protocol, too, and a peer that speaks the one before it gets the state as that had it.
 const VERSION: u32 = 5;
 
 /// The longest state that is looked at, in bytes. What guests bring about takes some kilobytes,

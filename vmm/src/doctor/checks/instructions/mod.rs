@@ -223,7 +223,8 @@ mod tests {
         assert!(TABLE.len() <= MAX_INSTRUCTIONS);
     }
 
-    /// Hosts of one version compare their results without the names.
+    /// Hosts compare their results without the names: a version has one table, and with the version before it goes
+    /// that one's.
     #[test]
     fn another_table_is_another_version_of_the_protocol() {
         let mut all = format!("{TABLE:?}").into_bytes();
@@ -236,7 +237,7 @@ mod tests {
         let code = include_str!("driver.S").lines();
         let code = code.map(|line| line.split("//").next().unwrap_or_default().trim());
         all.extend(code.flat_map(str::bytes));
-        let pinned = (12, 0x0cb6_8175_b67a_25bc);
+        let pinned = (13, 0x0cb6_8175_b67a_25bc);
         assert_eq!(
             (PROTOCOL_VERSION, xxh64(&all, 0)),
             pinned,
