@@ -27,6 +27,8 @@ mod ending;
 pub mod export;
 pub mod fence;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod logging;
 pub mod lossy_writer;
 pub mod monitoring;

@@ -16,6 +16,8 @@ mod bytes;
 pub mod codec;
 pub mod control;
 pub mod entry;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod handshake;
 pub mod heartbeat;
 mod host;

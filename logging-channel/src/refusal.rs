@@ -105,7 +105,10 @@ impl Refusal {
     pub(crate) fn decode(fields: &mut Fields<'_>) -> Result<Self, FieldError> {
         let code = RefusalCode::from_number(fields.u16()?);
         let len = usize::from(fields.u16()?);
-        let message = String::from_utf8_lossy(fields.bytes(len)?).into_owned();
+        let text = String::from_utf8_lossy(fields.bytes(len)?);
+        // It goes into logs, and to terminals.
+        let mut message = text.replace(char::is_control, " ");
+        message.truncate(message.floor_char_boundary(MAX_REFUSAL_MESSAGE));
         Ok(Self { code, message })
     }
 }
@@ -113,5 +116,30 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever answers in place of a primary, where no keys are asked for, can say anything.
+    #[test]
+    fn a_refusal_is_read_as_words_that_can_be_printed() {
+        let said = |message: &[u8]| {
+            let len = (message.len() as u16).to_le_bytes();
+            let bytes = [&[8, 0], &len[..], message].concat();
+            Refusal::decode(&mut Fields::new(&bytes)).expect("whole")
+        };
+        let refusal = said(b"not now\x1b[2J\nprimary: all is well");
+        assert_eq!(refusal.code, RefusalCode::NotNow);
+        assert_eq!(refusal.message, "not now [2J primary: all is well");
+        // What is no UTF-8 gets longer.
+        for byte in [b'a', 0xff] {
+            let refusal = said(&[byte; 3 * MAX_REFUSAL_MESSAGE]);
+            let mut again = Vec::new();
+            refusal.encode(&mut again);
+            assert_eq!(Refusal::decode(&mut Fields::new(&again)), Ok(refusal));
+        }
     }
 }

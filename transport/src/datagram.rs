@@ -16,7 +16,9 @@ pub const MAC_LEN: usize = 32;
 pub struct DatagramKey(hmac::Key);
 
 impl DatagramKey {
-    pub(crate) fn new(secret: &[u8]) -> Self {
+    /// Of a session's secret.
+    #[must_use]
+    pub fn new(secret: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 

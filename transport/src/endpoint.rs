@@ -1,7 +1,7 @@
 //! Opens connections.
 
 use std::fmt;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -154,7 +154,7 @@ impl Endpoint {
         self.begin(Side::Answerer, socket, opening, roles)
     }
 
-    fn begin(
+    pub(crate) fn begin(
         &self,
         side: Side,
         socket: impl Into<Arc<TcpStream>>,
@@ -172,7 +172,7 @@ impl Endpoint {
         });
         let means = match &self.0 {
             None => None,
-            Some(secure) => Some(secure.means(side, &socket, service)?),
+            Some(secure) => Some(secure.means(side, service)?),
         };
         Ok(Handshake::new(socket, side, preface, means, roles))
     }
@@ -188,20 +188,14 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Secure {
-    fn means(
-        &self,
-        side: Side,
-        socket: &TcpStream,
-        service: Option<Service>,
-    ) -> Result<Means, ConnectionError> {
+    fn means(&self, side: Side, service: Option<Service>) -> Result<Means, ConnectionError> {
         let failed = |error: rustls::Error| ConnectionError::of_tls(&error, self.own);
         let alpn = service.map(|service| service.alpn().to_vec());
         let alpn: Vec<Vec<u8>> = alpn.into_iter().collect();
         let connection = match side {
             Side::Caller => {
-                // Its key says who it is, not its address.
-                let address = socket.peer_addr().map_err(ConnectionError::Io)?;
-                let name = ServerName::IpAddress(address.ip().into());
+                // Its key says who it is, not its name or address: neither is sent or compared.
+                let name = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
                 let config = Arc::clone(&self.client);
                 let client = UnbufferedClientConnection::new_with_alpn(config, name, alpn);
                 Connection::Client(client.map_err(failed)?)

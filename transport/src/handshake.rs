@@ -26,7 +26,7 @@ use crate::tls::Tls;
 use crate::verifier::Verifier;
 
 /// The most bytes that a handshake has. Some 2 KiB are usual.
-const MOST_BYTES: usize = 32 * 1024;
+pub(crate) const MOST_BYTES: usize = 32 * 1024;
 
 /// How often a wait looks whether it was cancelled.
 const CANCEL_TICK: Duration = Duration::from_millis(50);
@@ -190,6 +190,12 @@ impl Handshake {
             Phase::Leaving(reason) => reason,
             _ => ConnectionError::TimedOut,
         }
+    }
+
+    /// How many bytes it has room for, of what came and what is to be sent.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn held(&self) -> usize {
+        self.incoming.capacity() + self.data.capacity() + self.outbox.capacity()
     }
 
     fn go_on(&mut self) -> Result<Option<Stream>, ConnectionError> {

@@ -34,6 +34,8 @@ mod endpoint;
 mod error;
 mod file;
 mod fingerprint;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handshake;
 mod key;
 mod key_set;

@@ -224,22 +224,7 @@ impl Connection {
     fn parse_response(&self, line: &[u8]) -> Result<Response, CallError> {
         let address = self.address.clone();
         match serde_json::from_slice(line) {
-            Ok(Response::Error { code, message }) => Err(match code {
-                // A code of a later server says nothing about what was asked. To take it for a
-                // refusal would halt both hosts of a pair: ask again.
-                ErrorCode::Busy | ErrorCode::Storage | ErrorCode::TimedOut | ErrorCode::Unknown => {
-                    CallError::Unable { address, message }
-                }
-                ErrorCode::Version => CallError::Version {
-                    address,
-                    theirs: message,
-                },
-                ErrorCode::Denied => CallError::Denied { address, message },
-                ErrorCode::Malformed
-                | ErrorCode::TooLong
-                | ErrorCode::Full
-                | ErrorCode::Refused => CallError::Refused { address, message },
-            }),
+            Ok(Response::Error { code, message }) => Err(refusal(address, code, &message)),
             Ok(response) => Ok(response),
             Err(_) => {
                 let mut shown = String::from_utf8_lossy(line).escape_debug().to_string();
@@ -282,6 +267,27 @@ impl Connection {
     }
 }
 
+/// What a server said in place of an answer.
+fn refusal(address: ServerAddress, code: ErrorCode, message: &str) -> CallError {
+    // It goes into logs, and to terminals.
+    let message = message.replace(char::is_control, " ");
+    match code {
+        // A code of a later server says nothing about what was asked. To take it for a
+        // refusal would halt both hosts of a pair: ask again.
+        ErrorCode::Busy | ErrorCode::Storage | ErrorCode::TimedOut | ErrorCode::Unknown => {
+            CallError::Unable { address, message }
+        }
+        ErrorCode::Version => CallError::Version {
+            address,
+            theirs: message,
+        },
+        ErrorCode::Denied => CallError::Denied { address, message },
+        ErrorCode::Malformed | ErrorCode::TooLong | ErrorCode::Full | ErrorCode::Refused => {
+            CallError::Refused { address, message }
+        }
+    }
+}
+
 fn unopened(address: &ServerAddress, error: ConnectionError, after: Duration) -> CallError {
     let address = address.clone();
     match error {
@@ -290,5 +296,25 @@ fn unopened(address: &ServerAddress, error: ConnectionError, after: Duration) ->
         ConnectionError::HungUp => CallError::Closed { address },
         ConnectionError::Io(source) => CallError::Lost { address, source },
         source => CallError::Unopened { address, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever answers in place of a server, where no keys are asked for, can say anything.
+    #[test]
+    fn what_a_server_says_can_be_printed() {
+        for code in [
+            ErrorCode::Busy,
+            ErrorCode::Version,
+            ErrorCode::Denied,
+            ErrorCode::Full,
+        ] {
+            let address = "disk.example:7420".parse().unwrap();
+            let words = refusal(address, code, "no\x1b[2J\nall is well").to_string();
+            assert!(words.contains("no [2J all is well"), "{words:?}");
+        }
     }
 }

@@ -64,6 +64,12 @@ impl Lines {
         &self.stream
     }
 
+    /// How many bytes it has room for.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn held(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Sends a message as a line.
     pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
         let mut stream = &self.stream;

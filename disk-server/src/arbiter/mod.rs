@@ -15,7 +15,7 @@ mod address;
 mod client;
 mod connection;
 mod decision;
-mod lines;
+pub(crate) mod lines;
 mod names;
 #[cfg(feature = "next-protocol")]
 mod next;

@@ -9,7 +9,7 @@ const MAX_HEAD: usize = 8 << 10;
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Response {
+pub(crate) struct Response {
     /// Number and reason.
     status: &'static str,
     content: &'static str,
@@ -22,7 +22,7 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 
 impl Response {
     /// Metrics in Prometheus' text format.
-    pub(super) fn metrics(body: String) -> Self {
+    pub(crate) fn metrics(body: String) -> Self {
         Self {
             content: "text/plain; version=0.0.4; charset=utf-8",
             body,
@@ -31,17 +31,17 @@ impl Response {
     }
 
     /// What was asked for does its work.
-    pub(super) fn well() -> Self {
+    pub(crate) fn well() -> Self {
         Self::line("200 OK", "ok")
     }
 
     /// It does not.
-    pub(super) fn unwell(why: &str) -> Self {
+    pub(crate) fn unwell(why: &str) -> Self {
         Self::line("503 Service Unavailable", why)
     }
 
     /// Nothing has this path.
-    pub(super) fn not_found(what: &str) -> Self {
+    pub(crate) fn not_found(what: &str) -> Self {
         Self::line("404 Not Found", what)
     }
 
@@ -78,7 +78,7 @@ impl Response {
 ///
 /// # Errors
 /// The other side is too slow, leaves, or sends more than a request.
-pub(super) fn converse(
+pub(crate) fn converse(
     mut socket: &TcpStream,
     patience: Duration,
     respond: impl FnOnce(&str) -> Response,

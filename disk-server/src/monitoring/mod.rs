@@ -11,7 +11,7 @@
 
 mod exporter;
 mod exposition;
-mod http;
+pub(crate) mod http;
 mod pulse;
 
 pub use exporter::{Exporter, Health, Watched};

@@ -17,7 +17,7 @@ const MAX_OPTION: u32 = 64 << 10;
 
 /// Why a negotiation came to nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NegotiationError {
+pub(crate) enum NegotiationError {
     #[error("the client left without choosing an export")]
     Left,
     #[error("the connection failed in the negotiation")]
@@ -46,7 +46,7 @@ impl OptionError {
 }
 
 /// Exchanges greetings.
-pub(super) fn greet(
+pub(crate) fn greet(
     incoming: &mut Incoming<'_>,
     outgoing: &Outgoing<'_>,
     deadline: Instant,
@@ -78,7 +78,7 @@ pub(super) fn next_option(
 }
 
 /// Refuses all options until the client asks for TLS, which follows at once.
-pub(super) fn await_tls(
+pub(crate) fn await_tls(
     incoming: &mut Incoming<'_>,
     outgoing: &Outgoing<'_>,
     deadline: Instant,

@@ -13,13 +13,13 @@
 
 mod buffers;
 pub mod client;
-mod haggling;
+pub(crate) mod haggling;
 mod names;
 mod negotiation;
 pub mod protocol;
 mod reply;
 pub(crate) mod session;
-mod timed;
+pub(crate) mod timed;
 mod transmission;
 
 pub use names::{ClientTag, ExportName, ExportNameError, RequestedExport};

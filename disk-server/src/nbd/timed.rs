@@ -31,19 +31,19 @@ pub(super) fn prepare(stream: &Stream, limit: Duration) -> io::Result<()> {
 }
 
 /// What a client sends.
-pub(super) struct Incoming<'a> {
+pub(crate) struct Incoming<'a> {
     reader: BufReader<&'a Stream>,
 }
 
 impl<'a> Incoming<'a> {
-    pub(super) fn new(stream: &'a Stream) -> Incoming<'a> {
+    pub(crate) fn new(stream: &'a Stream) -> Incoming<'a> {
         Incoming {
             reader: BufReader::with_capacity(BUFFER, stream),
         }
     }
 
     /// Whether so many bytes are here, and reading them waits for nothing.
-    pub(super) fn holds(&self, bytes: usize) -> bool {
+    pub(crate) fn holds(&self, bytes: usize) -> bool {
         self.reader.buffer().len() >= bytes
     }
 
@@ -92,7 +92,7 @@ impl<'a> Incoming<'a> {
 }
 
 /// What a client is sent, by any number of threads.
-pub(super) struct Outgoing<'a> {
+pub(crate) struct Outgoing<'a> {
     stream: &'a Stream,
     /// How long a message may take to leave.
     limit: Duration,
@@ -101,7 +101,7 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    pub(super) fn new(stream: &'a Stream, limit: Duration) -> Outgoing<'a> {
+    pub(crate) fn new(stream: &'a Stream, limit: Duration) -> Outgoing<'a> {
         Outgoing {
             stream,
             limit,

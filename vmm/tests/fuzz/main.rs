@@ -1,4 +1,4 @@
-//! A short, fixed run of the fuzz targets (`vmm/fuzz` runs them for as long as one likes), and what
+//! A short, fixed run of the fuzz targets (`tests/fuzz` runs them for as long as one likes), and what
 //! they have found.
 
 mod targets;

@@ -38,8 +38,20 @@ const FLEET: Duration = Duration::from_secs(60 * 60);
 const FUZZ: Duration = Duration::from_secs(2 * 60);
 /// Cases of each property: the fixed share has 256.
 const CASES: u32 = 2000;
-/// The fuzz targets of `vmm/fuzz`.
-const TARGETS: [&str; 7] = ["apic", "blk", "net", "pci", "pit", "traps", "uart"];
+/// The fuzz targets of `tests/fuzz`: what a stranger reaches, and what a guest reaches.
+const STRANGERS: [&str; 10] = [
+    "opening",
+    "certificates",
+    "impostor",
+    "handshake",
+    "heartbeat",
+    "batch",
+    "nbd-server",
+    "nbd-client",
+    "http",
+    "arbiter",
+];
+const GUESTS: [&str; 7] = ["apic", "blk", "net", "pci", "pit", "traps", "uart"];
 /// Simulated schedules: some minutes.
 const SCHEDULES: u64 = 50_000;
 /// What a turn counts for at least, in its part's share: one that fails at once would be made again and
@@ -77,7 +89,7 @@ enum Part {
     Soak,
     /// Ten small guests on three hosts that look after them: each host is killed and drained in turn.
     Fleet,
-    /// What a guest can reach is given made-up input.
+    /// What a guest can reach, and what a stranger can, is given made-up input.
     Fuzz,
     /// Unit, property and protocol tests, with more and other cases.
     Properties,
@@ -229,8 +241,11 @@ impl Endure {
             Part::Soak => self.soak(record.left().min(SOAK)),
             Part::Fleet => self.fleet(record.left().min(FLEET)),
             Part::Fuzz => {
-                let target = TARGETS[before % TARGETS.len()];
-                fuzz(layout, target, seed, record.left().min(FUZZ))
+                let strangers = STRANGERS.map(|target| (target, 4096));
+                let guests = GUESTS.map(|target| (target, 600));
+                let mut targets = strangers.iter().chain(&guests).cycle();
+                let target = targets.nth(before).expect("it begins anew");
+                fuzz(layout, *target, seed, record.left().min(FUZZ))
             }
             Part::Properties => properties(layout),
             Part::Simulation => (
@@ -401,17 +416,24 @@ fn told(
     (told.join("; "), found)
 }
 
-/// A fuzz target goes on with the inputs that it found worth keeping the last time.
-fn fuzz(layout: &Layout, target: &str, seed: u64, time: Duration) -> (String, Result<Vec<String>>) {
+/// A fuzz target, with the longest input, goes on with those that it found worth keeping the last time.
+fn fuzz(
+    layout: &Layout,
+    (target, longest): (&str, usize),
+    seed: u64,
+    time: Duration,
+) -> (String, Result<Vec<String>>) {
     let corpus: PathBuf = layout.root().join(".ftvm/fuzz").join(target);
     let run = || {
         fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
         let mut command = Command::new(env!("CARGO"));
         command
-            .current_dir(layout.root().join("vmm/fuzz"))
-            .args(["run", "--quiet", "--release", "--bin", target, "--"])
+            .current_dir(layout.root().join("tests/fuzz"))
+            .env("FTVM_FUZZ", target)
+            .args(["run", "--quiet", "--release", "--"])
             .arg(&corpus)
-            .args(["-max_len=600", "-timeout=60", "-print_final_stats=1"])
+            .args(["-timeout=60", "-rss_limit_mb=1024", "-print_final_stats=1"])
+            .arg(format!("-max_len={longest}"))
             .arg(format!("-seed={seed}"))
             .arg(format!("-max_total_time={}", time.as_secs().max(1)))
             .arg(format!("-artifact_prefix={}-", corpus.display()));

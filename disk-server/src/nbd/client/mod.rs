@@ -10,7 +10,7 @@
 //! requests under way ask for.
 
 mod line;
-mod negotiation;
+pub(crate) mod negotiation;
 mod replies;
 mod requests;
 #[cfg(test)]

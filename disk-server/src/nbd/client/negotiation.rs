@@ -145,12 +145,12 @@ fn said(message: &str) -> String {
 }
 
 /// What was agreed on.
-pub(super) struct Agreed {
-    pub(super) export: Export,
+pub(crate) struct Agreed {
+    pub(crate) export: Export,
     /// What the server told of itself.
-    pub(super) told: Told,
+    pub(crate) told: Told,
     /// Whether reads are answered with structured replies.
-    pub(super) structured: bool,
+    pub(crate) structured: bool,
 }
 
 impl Agreed {
@@ -158,7 +158,7 @@ impl Agreed {
     /// holes. That costs a guest more than it saves: where files are in many pieces, or on a file
     /// system that writes all back before it tells. Another server may refuse long reads in one piece
     /// (`NBD_CMD_FLAG_DF` in "Command flags").
-    pub(super) fn read_flags(&self) -> CommandFlags {
+    pub(crate) fn read_flags(&self) -> CommandFlags {
         let can = self.structured && self.export.flags.contains(TransmissionFlags::SEND_DF);
         if can && self.told.name.is_some() {
             CommandFlags::DF
@@ -170,15 +170,15 @@ impl Agreed {
 
 /// What our own server tells of itself and the disk.
 #[derive(Default)]
-pub(super) struct Told {
+pub(crate) struct Told {
     /// What it calls the disk.
-    pub(super) name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The number of its start.
-    pub(super) boot: Option<u64>,
+    pub(crate) boot: Option<u64>,
 }
 
 /// One negotiation.
-pub(super) struct Negotiation<'a> {
+pub(crate) struct Negotiation<'a> {
     stream: &'a Stream,
     address: &'a ServerAddress,
     export: &'a str,
@@ -186,7 +186,7 @@ pub(super) struct Negotiation<'a> {
 }
 
 impl<'a> Negotiation<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         stream: &'a Stream,
         address: &'a ServerAddress,
         export: &'a str,
@@ -201,7 +201,7 @@ impl<'a> Negotiation<'a> {
     }
 
     /// Opens the export, or takes leave of a server that waits for another choice.
-    pub(super) fn run(self) -> Result<Agreed, ConnectError> {
+    pub(crate) fn run(self) -> Result<Agreed, ConnectError> {
         self.agree().inspect_err(|error| {
             if error.leaves_the_choice() {
                 self.abort();
@@ -210,7 +210,7 @@ impl<'a> Negotiation<'a> {
     }
 
     /// Exchanges greetings.
-    pub(super) fn greet(&self) -> Result<(), ConnectError> {
+    pub(crate) fn greet(&self) -> Result<(), ConnectError> {
         let mut bytes = [0; Greeting::LEN];
         self.read(&mut bytes)?;
         let greeting = Greeting::decode(&bytes).map_err(|e| self.protocol(e))?;
@@ -225,7 +225,7 @@ impl<'a> Negotiation<'a> {
     }
 
     /// Asks for TLS, which follows at once.
-    pub(super) fn start_tls(&self) -> Result<(), ConnectError> {
+    pub(crate) fn start_tls(&self) -> Result<(), ConnectError> {
         self.ask(OptionType::StartTls, &[])?;
         match self.reply(OptionType::StartTls)? {
             (ReplyType::Ack, _) => Ok(()),
