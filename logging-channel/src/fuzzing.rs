@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use transport::{DatagramKey, MAC_LEN};
 
-use crate::codec::{BATCH_MAGIC, Batch, BatchEncoder, HEADER_LEN, LogOrder};
+use crate::codec::{BATCH_MAGIC, Batch, BatchEncoder, HEADER_LEN, LogOrder, VERSIONS};
 use crate::control::Control;
 use crate::entry::{Entry, ExecutionPoint, Landmark, Lsn, Payload, StatePart};
 use crate::handshake::{
@@ -88,7 +88,7 @@ pub fn handshake(input: &[u8]) {
         [AS_IT_IS, bytes @ ..] => bytes.to_vec(),
         [version, kind, body @ ..] => {
             // Ours, or one that is near.
-            let version = crate::codec::PROTOCOL_VERSION + u16::from(*version - SEALED);
+            let version = VERSIONS.newest + u16::from(*version - SEALED);
             Envelope::seal(LINK_MAGIC, version, (*kind).into(), body)
         }
         _ => return,
@@ -100,7 +100,7 @@ pub fn handshake(input: &[u8]) {
             Err(error) => {
                 told(&error);
                 assert!(
-                    Message::decode(&bytes).is_err(),
+                    Message::decode(&bytes, VERSIONS).is_err(),
                     "a part is wrong and all of it is not"
                 );
                 return;
@@ -109,7 +109,10 @@ pub fn handshake(input: &[u8]) {
     }
     let mut rest = &bytes[..];
     // As one reads it who has called.
-    let message = match (Message::decode(&bytes), Message::read_from(&mut rest)) {
+    let message = match (
+        Message::decode(&bytes, VERSIONS),
+        Message::read_from(&mut rest, VERSIONS),
+    ) {
         (Ok(message), Ok(read)) => {
             assert!(
                 message == read && rest.is_empty(),
@@ -125,9 +128,11 @@ pub fn handshake(input: &[u8]) {
         }
         (Ok(message), Err(error)) => panic!("{message:?} is {error}"),
     };
-    let again = message.encode().expect("it is within all limits");
+    let again = message
+        .encode(VERSIONS.newest)
+        .expect("it is within all limits");
     assert_eq!(
-        Message::decode(&again).ok(),
+        Message::decode(&again, VERSIONS).ok(),
         Some(message.clone()),
         "sent again"
     );
@@ -140,7 +145,7 @@ pub fn handshake(input: &[u8]) {
             for refusal in refusals.into_iter().flatten() {
                 printable(&refusal.to_string());
                 Message::Refuse(refusal)
-                    .encode()
+                    .encode(VERSIONS.newest)
                     .expect("it is within all limits");
             }
             for difference in host().differences(&hello.host) {
@@ -185,6 +190,7 @@ fn handshakes() -> Vec<Vec<u8>> {
         ..identity.clone()
     };
     let messages = [
+        Message::Versions(VERSIONS),
         hello(Standby::Hot, identity),
         hello(Standby::Cold, alone),
         Message::Welcome(welcome),
@@ -203,7 +209,7 @@ fn handshakes() -> Vec<Vec<u8>> {
         },
     ];
     let seeds = messages.iter().flat_map(|message| {
-        let bytes = message.encode().expect("it is valid");
+        let bytes = message.encode(VERSIONS.newest).expect("it is valid");
         let sealed = [&[SEALED, bytes[10]], &bytes[ENVELOPE_LEN..]].concat();
         [[&[AS_IT_IS], &bytes[..]].concat(), sealed]
     });
@@ -234,10 +240,14 @@ pub fn heartbeat(input: &[u8]) {
             let crc = crc32fast::hash(&datagram[..HEARTBEAT_LEN - 4]);
             datagram[HEARTBEAT_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
         }
-        let Some(beat) = Heartbeat::decode(&datagram) else {
+        let Some(beat) = Heartbeat::decode(&datagram, VERSIONS.newest) else {
             continue;
         };
-        assert_eq!(Heartbeat::decode(&beat.encode()), Some(beat), "sent again");
+        assert_eq!(
+            Heartbeat::decode(&beat.encode(VERSIONS.newest), VERSIONS.newest),
+            Some(beat),
+            "sent again"
+        );
         if pulse.hear(&beat, now).is_some() {
             assert!(beat.sequence > last, "one that is not new is heard");
             last = beat.sequence;
@@ -257,7 +267,7 @@ fn heartbeats() -> Vec<Vec<u8>> {
             echo,
             storage,
         };
-        beat.encode().to_vec()
+        beat.encode(VERSIONS.newest).to_vec()
     };
     let echo = Echo {
         sequence: 1,

@@ -273,7 +273,7 @@ fn said_of_session(vm: &str, typed: &[u8]) -> String {
     let address = listener.local_addr();
     let identity = Identity {
         vm: vm.into(),
-        ..network_test::identity()
+        ..ftvm_vmm::network_test::identity()
     };
     let title = |_: Option<&_>| {
         Ok(Title {
