@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use guest_images::error::ImageError;
 use guest_images::libraries::{MachineLibraries, add_programs};
@@ -11,6 +12,7 @@ use guest_images::{DebianKernel, GuestImages, Package, PackageStore, images};
 
 use crate::error::{Error, Result};
 use crate::layout::{HOST_AGENT, Layout};
+use crate::netns::output;
 
 /// Modules of a host; what they depend on comes along.
 pub(crate) const HOST_MODULES: [&str; 10] = [
@@ -94,11 +96,15 @@ impl HostImage {
             .map_err(image_error)?
             .add_to(&mut archive, "modules", &HOST_MODULES)
             .map_err(image_error)?;
-        let programs: Vec<(&str, PathBuf)> = self
-            .programs
-            .iter()
-            .map(|(place, path)| (place.as_str(), path.clone()))
-            .collect();
+        let copies = tempfile::tempdir().map_err(|source| file_error(Path::new("/tmp"), source))?;
+        let programs = (self.programs.iter().enumerate()).map(|(number, (place, path))| {
+            let copy = copies.path().join(number.to_string());
+            // What debuggers read is four fifths of a program, and hosts have their files in memory.
+            let mut strip = Command::new("strip");
+            output(strip.arg("--strip-debug").arg("-o").arg(&copy).arg(path))?;
+            Ok((place.as_str(), copy))
+        });
+        let programs: Vec<(&str, PathBuf)> = programs.collect::<Result<_>>()?;
         add_programs(&mut archive, &programs, &mut MachineLibraries).map_err(image_error)?;
         for (place, path) in &self.guests {
             let contents = fs::read(path).map_err(|source| file_error(path, source))?;

@@ -21,7 +21,7 @@ use crate::host_kind::HostKind;
 use crate::image::{HostImage, file_stamp, machine_program};
 use crate::layout::Layout;
 use crate::network::Fabric;
-use crate::plan::{HostSize, Plan};
+use crate::plan::{HostSize, Plan, console_log};
 use crate::qemu::Qemu;
 use crate::run_lock::RunLock;
 use crate::wait::wait_until;
@@ -135,6 +135,12 @@ fn make(layout: &Layout, image: &HostImage, size: HostSize, directory: &Path) ->
         }
         Ok(qemu.waits_for_its_name())
     })?;
+    let console = console_log(plan.logs, plan.name);
+    let said = fs::read_to_string(&console).map_err(|source| file_error(&console, source))?;
+    if said.contains("unpacking failed") {
+        let what = "a host has not the memory for its files".to_owned();
+        return Err(Error::Wrong { what, seen: said });
+    }
     qemu.save()?;
     qemu.kill();
     fs::remove_file(&initramfs).map_err(|source| file_error(&initramfs, source))
