@@ -18,7 +18,7 @@ use testbed::{Host, HostKind, HostProcess, Layout, Result, Testbed, wait_until};
 use page::Block;
 use prometheus::{Prometheus, Sample};
 
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(900);
 /// What the shell says when it has come to the end of a block.
 const DONE: &str = "quick-start: done";
 /// How a fingerprint begins.

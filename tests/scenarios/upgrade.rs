@@ -17,7 +17,7 @@ use testbed::{
     Host, Layout, NEXT_DISK_SERVER, Result, SABOTAGED_FTVM, Testbed, guest_address, wait_until,
 };
 
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(600);
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 const VM: &str = "db";
 /// Between two requests of the client.
