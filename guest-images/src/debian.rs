@@ -1,6 +1,6 @@
 //! A disk image with a Debian root file system, for guests with a disk.
 //!
-//! `debian.raw` ([`crate::root`]) has systemd, PostgreSQL, fio, a C compiler and an agent ([`crate::agent`]);
+//! `debian.raw` (see `root.rs`) has systemd, PostgreSQL, fio, a C compiler and an agent ([`crate::agent`]);
 //! `disk.cpio` ([`crate::images`]) mounts it.
 
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! A disk image with a Debian root file system, for hosts of the testbed: what a machine has that was just installed.
 //!
-//! `debian-host.raw` ([`crate::root`]) has systemd, udev, ifupdown and apt, nothing of ftvm's, and no kernel: who boots
+//! `debian-host.raw` (see `root.rs`) has systemd, udev, ifupdown and apt, nothing of ftvm's, and no kernel: who boots
 //! it brings one, with its modules.
 
 use std::path::Path;
