@@ -5,14 +5,13 @@
 //! The disk is its own for the run: a host that was killed and boots again finds what it had flushed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use guest_images::error::ImageError;
 use guest_images::{DebianKernel, PackageStore, debian_host, images};
 
-use crate::error::{Error, Result};
-use crate::image::HOST_MODULES;
+use crate::error::Result;
+use crate::image::{HOST_MODULES, file_error, image_error};
 use crate::layout::HOST_AGENT;
 use crate::netns::output;
 use crate::network::Network;
@@ -83,15 +82,4 @@ fn make_initramfs(plan: &Plan<'_>, store: &PackageStore, kernel: &DebianKernel) 
     archive.file("testbed/host-agent", 0o755, agent);
     archive.file("testbed/agent.service", 0o644, UNIT);
     Ok(archive.to_bytes())
-}
-
-fn image_error(error: impl Into<ImageError>) -> Error {
-    Error::Image(error.into())
-}
-
-fn file_error(path: &Path, source: std::io::Error) -> Error {
-    Error::File {
-        path: path.to_owned(),
-        source,
-    }
 }

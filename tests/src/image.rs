@@ -142,11 +142,11 @@ pub(crate) fn machine_program(name: &str) -> Result<PathBuf> {
         })
 }
 
-fn image_error(error: impl Into<ImageError>) -> Error {
+pub(crate) fn image_error(error: impl Into<ImageError>) -> Error {
     Error::Image(error.into())
 }
 
-fn file_error(path: &Path, source: std::io::Error) -> Error {
+pub(crate) fn file_error(path: &Path, source: std::io::Error) -> Error {
     Error::File {
         path: path.to_owned(),
         source,

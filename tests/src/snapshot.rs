@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::host_kind::HostKind;
-use crate::image::{HostImage, file_stamp, machine_program};
+use crate::image::{HostImage, file_error, file_stamp, machine_program};
 use crate::layout::Layout;
 use crate::network::Fabric;
 use crate::plan::{HostSize, Plan, console_log};
@@ -144,11 +144,4 @@ fn make(layout: &Layout, image: &HostImage, size: HostSize, directory: &Path) ->
     qemu.save()?;
     qemu.kill();
     fs::remove_file(&initramfs).map_err(|source| file_error(&initramfs, source))
-}
-
-fn file_error(path: &Path, source: std::io::Error) -> Error {
-    Error::File {
-        path: path.to_owned(),
-        source,
-    }
 }
