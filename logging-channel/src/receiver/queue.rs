@@ -127,6 +127,11 @@ impl Queue {
         }
     }
 
+    /// No batch is waiting.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.lock().batches.is_empty()
+    }
+
     /// Takes the first batch, if there is one.
     pub(super) fn take_one(&self) -> Option<Queued> {
         self.waiting.lock().batches.pop_front()

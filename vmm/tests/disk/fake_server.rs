@@ -201,6 +201,7 @@ fn serve(shared: &Arc<Mutex<State>>, number: u64, mut stream: TcpStream) -> io::
 }
 
 fn negotiate(shared: &Mutex<State>, number: u64, stream: &mut TcpStream) -> io::Result<()> {
+    let boot = shared.lock().boot;
     let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
     stream.write_all(&Greeting { flags }.encode())?;
     take::<4>(stream)?;
@@ -223,6 +224,10 @@ fn negotiate(shared: &Mutex<State>, number: u64, stream: &mut TcpStream) -> io::
         }
         let request = ExportRequest::decode(&data).map_err(io::Error::other)?;
         let mut state = shared.lock();
+        if state.boot != boot {
+            // No connection outlives the power, opened or not: this client knows the earlier start.
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let epoch = match request.name.rsplit_once(':') {
             Some((_, epoch)) if state.foreign == Foreign::No => {
                 epoch.parse().map_err(io::Error::other)?
