@@ -191,9 +191,14 @@ impl Intents {
             }
             Change::Forget(vm) => drop(self.guests.remove(&vm)),
             Change::Drain(host, by) => {
+                // What another drain of it owes is owed, whichever ends first.
+                let owed: Vec<_> = (self.drains_of(&host))
+                    .flat_map(|drained| drained.owes.clone())
+                    .collect();
                 let drained = self.drained_mut(by).entry(host).or_default();
                 drained.order = order;
                 drained.done = false;
+                drained.owes.extend(owed);
             }
             Change::Undrain(host, by) => {
                 for wanted_by in DrainedBy::ALL {

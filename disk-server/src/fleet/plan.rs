@@ -393,7 +393,10 @@ impl Fleet {
             // One that was empty may not be any more: it is looked at again.
             (HostVerb::Drain, drained) => {
                 if drained.is_none() {
-                    self.must_be_known(&host)?;
+                    // A host that asks by itself is there, if its daemon was heard since the service's start or not.
+                    if wanted_by == DrainedBy::Operator {
+                        self.must_be_known(&host)?;
+                    }
                     if all.len() >= MAX_DRAINED {
                         return Err(Refused::TooManyDrained);
                     }

@@ -58,6 +58,26 @@ pub fn latest(client: &Client, subject: &Subject) -> Result<u64, ClientError> {
     Ok(entries.first().map_or(0, |entry| entry.number))
 }
 
+/// Asks the service until it answers, unless that is cancelled. `on_silence` hears each time that it does not.
+///
+/// # Errors
+/// See [`ClientError`]; the last one, where it is cancelled.
+pub fn insist<T>(
+    cancel: &AtomicBool,
+    mut on_silence: impl FnMut(&ClientError),
+    mut ask: impl FnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    loop {
+        match ask() {
+            Err(error @ ClientError::Unreachable(_)) if !cancel.load(Ordering::Relaxed) => {
+                on_silence(&error);
+                pause(cancel);
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// Waits until the order is done, however long the service does not answer meanwhile. `on_progress` hears how it
 /// is going, at every look.
 ///

@@ -225,6 +225,30 @@ fn a_host_that_drained_itself_takes_that_back_and_no_operator_s_drain() {
     assert_eq!(world.until_done(back), "it was not drained");
 }
 
+/// As when the disk server is started again just before the host goes down.
+#[test]
+fn a_host_drains_itself_whose_daemon_was_not_heard_yet() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    world.restart_service();
+    assert!(world.host_verb("b", HostVerb::Drain).is_err());
+    let own = world.own_verb("b", HostVerb::Drain);
+    assert_eq!(world.until_done(own), "it is empty");
+    assert!(world.places_are("a", "c"));
+}
+
+#[test]
+fn what_a_host_owes_is_owed_when_one_of_its_two_drains_ends() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    world.at("c").fails_with = Some(1);
+    world.own_verb("b", HostVerb::Drain);
+    world.until(|world| world.places().1 != Some(host("b")));
+    let operator = world.host_verb("b", HostVerb::Drain).unwrap();
+    world.own_verb("b", HostVerb::Undrain);
+    world.until(|world| world.state() == State::Protected);
+    assert!(world.places_are("a", "b"), "nobody else can have it");
+    assert_eq!(world.outcome(operator), None);
+}
+
 #[test]
 fn an_operator_takes_back_that_a_host_drains_itself() {
     let mut world = World::protected(&["a", "b"]);

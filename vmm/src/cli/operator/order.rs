@@ -60,9 +60,15 @@ struct OrderJson<'a> {
 pub(super) fn guest(args: &OrderArgs, vm: &VmName, verb: Verb, name: &str) -> anyhow::Result<()> {
     let client = args.service.client()?;
     let subject = Subject::Vm(vm.clone());
-    carry_out(args, &client, subject, name, || {
-        client.order_guest(vm, verb)
-    })
+    let cancel = outcome::cancel_on_signals()?;
+    let since = waiting::latest(&client, &subject)?;
+    let order = client.order_guest(vm, verb)?;
+    let ordered = Ordered {
+        order,
+        subject,
+        since,
+    };
+    carry_out(args, &client, &ordered, name, &cancel)
 }
 
 /// Has this done with a host; with this one, by itself, where none is named.
@@ -80,31 +86,48 @@ pub(super) fn host(
         }
     };
     let subject = Subject::Host(host.clone());
-    carry_out(args, &client, subject, name, || match is_own {
-        true => client.order_own_host(&host, verb),
-        false => client.order_host(&host, verb),
-    })
+    let cancel = outcome::cancel_on_signals()?;
+    let give = || {
+        let since = waiting::latest(&client, &subject)?;
+        let order = match is_own {
+            true => client.order_own_host(&host, verb)?,
+            false => client.order_host(&host, verb)?,
+        };
+        Ok((order, since))
+    };
+    let (order, since) = match (is_own, verb) {
+        // The host is about to go down: a disk server that is started again meanwhile is waited for.
+        (true, HostVerb::Drain) => {
+            let mut is_told = false;
+            let on_silence = |error: &ClientError| {
+                if !std::mem::replace(&mut is_told, true) {
+                    log::warn!("{error}: the drain waits for it");
+                }
+            };
+            waiting::insist(&cancel, on_silence, give)?
+        }
+        _ => give()?,
+    };
+    let ordered = Ordered {
+        order,
+        subject: subject.clone(),
+        since,
+    };
+    carry_out(args, &client, &ordered, name, &cancel)
 }
 
 fn carry_out(
     args: &OrderArgs,
     client: &Client,
-    subject: Subject,
+    ordered: &Ordered,
     verb: &str,
-    give: impl FnOnce() -> Result<OrderNumber, ClientError>,
+    cancel: &AtomicBool,
 ) -> anyhow::Result<()> {
-    let cancel = outcome::cancel_on_signals()?;
-    let since = waiting::latest(client, &subject)?;
-    let ordered = Ordered {
-        order: give()?,
-        subject,
-        since,
-    };
     let outcome = match args.no_wait {
         true => None,
-        false => Some(wait(client, &ordered, verb, &cancel)?),
+        false => Some(wait(client, ordered, verb, cancel)?),
     };
-    tell(args, &ordered, verb, outcome)
+    tell(args, ordered, verb, outcome)
 }
 
 fn wait(
