@@ -87,9 +87,8 @@ fn warn_of_guests() {
     if !names.is_empty() {
         log::warn!(
             "a test takes all that the network carries, and guests are on this host: {}; their logs are held up \
-             meanwhile, and they may lose their backups: drain both hosts first (`ftvm host drain {}`)",
-            names.join(", "),
-            known.host
+             meanwhile, and they may lose their backups: `ftvm suspend-protection` them first",
+            names.join(", ")
         );
     }
 }

@@ -11,7 +11,7 @@ use crate::operator::notify::{Notifier, TIME_LIMIT, Told};
 #[derive(Args)]
 pub(in crate::cli) struct NotifyArgs {
     /// File for the number and time of the transition that was told last. Without it transitions are told from now on.
-    #[arg(long, value_name = "FILE", default_value = "/var/lib/ftvm/told")]
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/ftvm-notify/told")]
     told: PathBuf,
     #[command(flatten)]
     service: ServiceArgs,

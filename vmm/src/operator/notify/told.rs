@@ -73,7 +73,7 @@ pub struct Told {
 }
 
 impl Told {
-    /// Opens the file, which is made if it is missing.
+    /// Opens the file, which is made if it is missing, with its directory.
     ///
     /// # Errors
     /// [`ToldError`].
@@ -83,6 +83,9 @@ impl Told {
             path: path.clone(),
             source,
         };
+        if let Some(directory) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory).map_err(unusable)?;
+        }
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.mode(0o600).open(&path).map_err(unusable)?;
@@ -126,7 +129,7 @@ mod tests {
     #[test]
     fn what_was_told_is_one_process_s_and_a_number_with_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("told");
+        let path = folder.path().join("notify/told");
         let mut told = Told::open(&path).unwrap();
         assert_eq!(told.last, None);
         let mark = |number, unix_ms| Mark { number, unix_ms };
