@@ -30,9 +30,9 @@ impl Package {
         let layout = Layout::find();
         let tools = layout.root().join(".ftvm/tools");
         provide_cargo_deb(&steps, &tools)?;
-        let out = std::path::absolute(&self.out)?;
-        fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
         let build = Build::of(&layout)?;
+        let out = std::path::absolute(&self.out)?;
+        take_away(&out).with_context(|| format!("cannot make {}", out.display()))?;
         steps.step("programs", || build.programs())?;
         steps.step("manual pages and completions", || build.pages())?;
         for (krate, _) in PACKAGES {
@@ -42,6 +42,20 @@ impl Package {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Makes the directory for packages, without those that were made before: `apt install *.deb` takes one of each.
+fn take_away(out: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(out)?;
+    for entry in fs::read_dir(out)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_ours = name.starts_with("ftvm_") || name.starts_with("ftvm-disk-server_");
+        if is_ours && name.ends_with(".deb") {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Packages of the programs that scenarios run, for hosts that are Debian. They are the programs' and nothing else's:
@@ -98,6 +112,10 @@ fn provide_cargo_deb(steps: &Steps, tools: &Path) -> Result<()> {
         let mut install = Command::new(env!("CARGO"));
         install.args(["install", "--quiet", "--locked", "--force", "cargo-deb"]);
         install.args(["--version", CARGO_DEB, "--root"]).arg(tools);
+        // It runs for seconds, and takes minutes to build as it would be by itself.
+        for (name, value) in [("OPT_LEVEL", "1"), ("LTO", "off"), ("CODEGEN_UNITS", "16")] {
+            install.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
+        }
         succeed(&mut install)
     })
 }
@@ -109,7 +127,7 @@ struct Build {
     flags: String,
     /// Seconds since 1970 of the last commit: the time of all files.
     epoch: String,
-    /// Its day, and what it is called: two builds of a version are told apart by it.
+    /// Its time and its name. A later build of a version is a later one to apt, too.
     revision: String,
 }
 
@@ -127,8 +145,8 @@ impl Build {
             changed.is_empty(),
             "a package is of a commit, and these are in none:\n{changed}"
         );
-        let format = "--format=%ct %cd.%h";
-        let committed = git(&root, &["log", "-1", "--date=format:%Y%m%d", format])?;
+        let date = "--date=format-local:%Y%m%d%H%M%S";
+        let committed = git(&root, &["log", "-1", date, "--format=%ct %cd.%h"])?;
         let (epoch, revision) = committed.split_once(' ').context("git tells no commit")?;
         Ok(Self {
             // Separators that no path has.
@@ -227,6 +245,7 @@ impl Build {
 fn git(root: &Path, arguments: &[&str]) -> Result<String> {
     let told = Command::new("git")
         .current_dir(root)
+        .env("TZ", "UTC")
         .args(arguments)
         .output()
         .context("cannot start git")?;
