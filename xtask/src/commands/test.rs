@@ -43,7 +43,12 @@ impl Test {
             // Scenarios boot whole hosts: one at a time.
             tests.args(["--no-fail-fast", "--", "--test-threads=1"]);
         }
+        // That of an earlier run says nothing of this one.
+        let _ = std::fs::remove_file(layout.root().join(REPORT));
         let status = tests.status().context("cannot start cargo")?;
+        if nextest && !status.success() {
+            tell_failures(&layout)?;
+        }
         eprintln!(
             "tests took {:.0} s with set-up",
             steps.elapsed().as_secs_f64()
@@ -128,6 +133,35 @@ fn cargo(layout: &Layout, arguments: &[&str]) -> Command {
     command.current_dir(layout.root()).args(arguments);
     command
 }
+
+/// Says once more, behind hundreds of lines, what failed and with which words.
+fn tell_failures(layout: &Layout) -> Result<()> {
+    let path = layout.root().join(REPORT);
+    let report = match std::fs::read_to_string(&path) {
+        Ok(report) => report,
+        // A build failed, or a signal ended the tests.
+        Err(_) => return Ok(()),
+    };
+    let report = roxmltree::Document::parse(&report)
+        .with_context(|| format!("{} is no report of tests", path.display()))?;
+    for failure in report.descendants().filter(|it| it.has_tag_name("failure")) {
+        let of = |node: Option<roxmltree::Node<'_, '_>>, name| {
+            let value = node.and_then(|node| node.attribute(name));
+            value.unwrap_or_default().to_owned()
+        };
+        let words = match failure.attribute("message") {
+            Some(words) => words.chars().take(WORDS).collect(),
+            None => of(Some(failure), "type"),
+        };
+        eprintln!("{}: {words}", of(failure.parent(), "name"));
+    }
+    Ok(())
+}
+
+/// Where nextest leaves its report, as .config/nextest.toml says.
+const REPORT: &str = "target/nextest/default/junit.xml";
+/// As much of a failure's words is told, in characters.
+const WORDS: usize = 500;
 
 /// Whether cargo-nextest is there; plain `cargo test` does the same without it, less readably.
 fn has_nextest() -> bool {
