@@ -3,15 +3,12 @@
 //! joined goes on with the guest when the primary's host dies. Before that, the hosts' clocks jump, and
 //! nobody minds.
 
-use std::time::Duration;
-
 use testbed::pair::{DiskServer, Guest, Pair};
 use testbed::workload::Client;
-use testbed::{Exit, Host, HostKind, Result, Testbed, wait_until};
+use testbed::{Exit, Host, HostKind, LIMIT, Result, Testbed, wait_until};
 
 use crate::frozen_host::unread_fifo;
 
-const LIMIT: Duration = Duration::from_secs(180);
 /// ftvm's exit status when a host is not taken as the backup.
 const REFUSED: Exit = Exit::Code(1);
 

@@ -7,12 +7,9 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
 use testbed::pair::{Boot, Guest, Pair, one_goes_on};
-use testbed::{GUEST, HostKind, Result, Testbed, wait_until};
+use testbed::{GUEST, HostKind, LIMIT, Result, Testbed, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(180);
 const REDIS: u16 = 6379;
 /// Replies that show that a connection goes on.
 const REPLIES: usize = 3;

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use guest_images::clock::{self, ClockLine};
 use testbed::pair::{Boot, DiskServer, Guest, PATIENCE, Told};
-use testbed::{Host, Result, Testbed};
+use testbed::{Host, LIMIT, Result, Testbed};
 
-const LIMIT: Duration = Duration::from_secs(180);
 /// How far a guest's clock may be off after a failover. What makes it differ is that a line or a
 /// log entry takes longer to one place than to another: some milliseconds. Were the clock to stand
 /// still while the loss is noticed, it would be off by the heartbeat timeout and more.

@@ -1,12 +1,9 @@
 //! A backup that only keeps the guest's state and log goes on with the guest, and turns hot.
 
-use std::time::Duration;
-
 use testbed::pair::{DiskServer, Guest};
 use testbed::workload::Client;
-use testbed::{Result, Signal, Testbed};
+use testbed::{LIMIT, Result, Signal, Testbed};
 
-const LIMIT: Duration = Duration::from_secs(180);
 const COLD: [&str; 4] = ["--cold", "/tmp/cold", "--cold-replay", "2"];
 
 /// It joins, gets the state anew while the guest goes on, and its host is left alone; a second one turns

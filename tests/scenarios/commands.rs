@@ -6,9 +6,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use testbed::{Error, Exit, Network, Result, Signal, Source, TerminalSize, Testbed, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use testbed::{
+    Error, Exit, LIMIT, Network, Result, Signal, Source, TerminalSize, Testbed, wait_until,
+};
 
 #[test]
 fn commands_run_and_files_are_copied() -> Result<()> {

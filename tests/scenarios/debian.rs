@@ -1,15 +1,10 @@
 //! A stock Debian, from the shared disk: its own init, a login at the console, the network, a database
 //! that loses nothing when the primary dies, and a power-off that leaves a clean file system.
 
-use std::time::Duration;
-
-use testbed::Result;
 use testbed::failover::{Failovers, Fsck, Judgement, Options};
 use testbed::pair::{Boot, PATIENCE};
 use testbed::workload::Workload;
-
-/// What takes a second in a machine takes many in an emulated host.
-const LIMIT: Duration = Duration::from_secs(180);
+use testbed::{LIMIT, Result};
 
 /// What is typed at the console, and what it answers. The echo of what is typed has none of the answers.
 const ASKED: [[&str; 2]; 3] = [

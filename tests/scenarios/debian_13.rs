@@ -2,13 +2,10 @@
 //! replayed without a difference, and a client's connection survives the loss of its host. It runs
 //! with the mitigations that it has by itself.
 
-use std::time::Duration;
-
 use guest_images::GuestImages;
 use testbed::pair::{Guest, Pair, QUICK};
-use testbed::{GUEST, Result, Testbed};
+use testbed::{GUEST, LIMIT, Result, Testbed};
 
-const LIMIT: Duration = Duration::from_secs(180);
 const LOG: &str = "/tmp/debian-13.log";
 
 #[test]

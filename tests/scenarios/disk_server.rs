@@ -1,11 +1,7 @@
 //! The disk server at its position, as the hosts see it.
 
-use std::time::Duration;
-
 use testbed::pair::DiskServer;
-use testbed::{Network, Result, Testbed, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use testbed::{LIMIT, Network, Result, Testbed, wait_until};
 
 #[test]
 fn hosts_reach_the_disk_server_over_the_storage_network() -> Result<()> {

@@ -1,13 +1,9 @@
 //! A backup whose guest differs from the primary's finds out, says what differs, does not go live
 //! with it, and is repaired while the primary runs on.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use testbed::pair::{DiskServer, Guest, Pair, Told};
-use testbed::{Exit, Result, Signal, Testbed};
-
-const LIMIT: Duration = Duration::from_secs(180);
+use testbed::{Exit, LIMIT, Result, Signal, Testbed};
 
 /// Bits of the backup are flipped, in this order. From the third one on it is no accident any more: its
 /// repair waits, and the cause is named.

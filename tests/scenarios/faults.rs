@@ -19,12 +19,11 @@ use guest_images::disk::{self, DiskLine, MIN_BYTES, WORKERS};
 use logging_channel::Settings;
 use testbed::pair::{DiskServer, Export, Guest, PATIENCE, Side, Told, one_goes_on};
 use testbed::workload::Client;
-use testbed::{Exit, GUEST, Host, Result, Testbed, wait_until};
+use testbed::{Exit, GUEST, Host, LIMIT, Result, Testbed, wait_until};
 
 use self::kinds::{FAULTS, Fault, FaultSite, LARGE_LOST, TCP_CUT};
 use crate::table::put_row;
 
-const LIMIT: Duration = Duration::from_secs(180);
 /// How long a fault lasts where it is measured.
 const WINDOW: Duration = Duration::from_secs(8);
 /// No client waits for as many output timeouts, also on a machine that stands still now and then.

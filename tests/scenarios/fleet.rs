@@ -9,9 +9,7 @@ use disk_server::fleet::{State, Verb};
 use testbed::fleet::{Daemon, Operator, log_of, process_of, watched};
 use testbed::pair::{DiskServer, Guest, PATIENCE};
 use testbed::workload::Client;
-use testbed::{Host, Result, Testbed};
-
-const LIMIT: Duration = Duration::from_secs(180);
+use testbed::{Host, LIMIT, Result, Testbed};
 
 #[test]
 fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {

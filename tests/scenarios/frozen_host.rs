@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use testbed::pair::{Guest, PATIENCE, Pair, Side};
 use testbed::workload::Client;
 use testbed::{
-    Exit, GUEST_MAC, Host, HostKind, HostProcess, Network, Result, Testbed, Wiretap, wait_until,
+    Exit, GUEST_MAC, Host, HostKind, HostProcess, LIMIT, Network, Result, Testbed, Wiretap,
+    wait_until,
 };
 
-const LIMIT: Duration = Duration::from_secs(180);
 /// How long nothing comes out of a host that has let out everything: far longer than it takes for a
 /// reply, and far below the heartbeat timeout, [`PATIENCE`].
 const QUIET: Duration = Duration::from_millis(500);

@@ -1,13 +1,11 @@
 //! A guest is handed over to its backup by plan, and back: no client connects anew, nothing is lost, and the
 //! outage is told.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use testbed::pair::{DiskServer, Guest};
 use testbed::workload::Client;
-use testbed::{Exit, Host, Result, Testbed};
-
-const LIMIT: Duration = Duration::from_secs(180);
+use testbed::{Exit, Host, LIMIT, Result, Testbed};
 
 /// Where each run is asked.
 const CONTROL: &str = "/tmp/db.control";

@@ -2,11 +2,8 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use testbed::{HostKind, LIMIT, LocalProcess, Namespace, Result, Testbed, wait_until};
 
-use testbed::{HostKind, LocalProcess, Namespace, Result, Testbed, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(60);
 const MARK: &str = "fabric and logs: ";
 
 /// Not a test of its own: the run that is killed.

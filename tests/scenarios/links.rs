@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use testbed::{Host, Network, Result, Testbed, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use testbed::{Host, LIMIT, Network, Result, Testbed, wait_until};
 
 fn wait_for_ping(from: &Host, to: &Host, network: Network) -> Result<()> {
     let what = format!("a ping from {} to {} on {network}", from.name(), to.name());

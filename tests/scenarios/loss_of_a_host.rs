@@ -1,10 +1,8 @@
 //! A host is frozen, thawed, killed; the other one lives on.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use testbed::{Error, Network, Result, Testbed, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use testbed::{Error, LIMIT, Network, Result, Testbed, wait_until};
 
 #[test]
 fn one_host_outlives_the_other() -> Result<()> {

@@ -2,14 +2,10 @@
 //! interrupt hit, and their replay does not differ. The one with an instruction that nothing traps
 //! differs, and is found to.
 
-use std::time::Duration;
-
 use guest_images::MicroGuest;
 use guest_images::micro::{DETERMINISTIC, UNTRAPPED};
-use testbed::{Exit, Host, HostKind, Result, Testbed};
+use testbed::{Exit, Host, HostKind, LIMIT, Result, Testbed};
 
-/// For a recording or a replay. They take seconds.
-const LIMIT: Duration = Duration::from_secs(150);
 /// Variable: how often each guest is recorded and replayed. Once, unless it is set.
 const ROUNDS_VARIABLE: &str = "FTVM_ROUNDS";
 const LOG: &str = "/tmp/micro.log";

@@ -4,11 +4,9 @@
 //! kind itself is tried everywhere, with commands that need no guest.
 
 use std::path::Path;
-use std::time::Duration;
-
-use testbed::{Error, Exit, Host, HostKind, Network, Result, Signal, Testbed, Wiretap, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use testbed::{
+    Error, Exit, Host, HostKind, LIMIT, Network, Result, Signal, Testbed, Wiretap, wait_until,
+};
 
 #[test]
 fn a_namespace_is_a_host() -> Result<()> {

@@ -2,12 +2,9 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
-
 use testbed::pair::{DiskServer, Export};
-use testbed::{Host, HostKind, Result, Testbed, wait_until};
+use testbed::{Host, HostKind, LIMIT, Result, Testbed, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 64 << 20;
 const NBD_CLIENT: &str = "/usr/sbin/nbd-client";
 

@@ -1,14 +1,10 @@
 //! A guest that ends in order ends on both hosts, and nobody takes it for a failure; one that runs
 //! alone ends although nobody reads what `ftvm` says.
 
-use std::time::Duration;
-
 use testbed::pair::{DiskServer, Guest, Side};
-use testbed::{Exit, Host, Result, Signal, Testbed, wait_until};
+use testbed::{Exit, Host, LIMIT, Result, Signal, Testbed, wait_until};
 
 use crate::frozen_host::unread_fifo;
-
-const LIMIT: Duration = Duration::from_secs(180);
 
 /// Both sides end with status 0 for this reason, nobody goes live, and the disk server knows that
 /// the guest is stopped.

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use testbed::pair::{DiskServer, Guest};
 use testbed::workload::Client;
-use testbed::{Network, Result, Testbed, wait_until};
+use testbed::{LIMIT, Network, Result, Testbed, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(180);
 /// How late the log comes: below the heartbeat timeout, [`testbed::pair::PATIENCE`].
 const DELAY: Duration = Duration::from_millis(300);
 /// How often a broken rule may go unnoticed.

@@ -2,17 +2,13 @@
 //! shadow paging: programs that look at accessed bits, with few stops and with many of them (`stressors` has
 //! one that fills and gives back memory). Where the host drops KVM's shadow pages by itself, that is found.
 
-use std::fs;
-use std::time::Duration;
-
 use guest_images::{Archive, accessed_bits};
+use std::fs;
 use testbed::pair::QUICK;
-use testbed::{Host, HostProcess, Result, Testbed};
+use testbed::{Host, HostProcess, LIMIT, Result, Testbed};
 
 use crate::recording::{command, run};
 use crate::shadow_pages::ShadowPages;
-
-const LIMIT: Duration = Duration::from_secs(180);
 
 /// Process 1 of a guest that runs the command after `ftvm.run=`, with `+` for spaces, twice.
 const INIT: &str = r#"#!/bin/sh

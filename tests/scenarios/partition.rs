@@ -5,9 +5,8 @@
 use std::time::Duration;
 
 use testbed::pair::{Guest, Pair, Side, one_goes_on};
-use testbed::{Exit, Host, Network, Result, Testbed, wait_until};
+use testbed::{Exit, Host, LIMIT, Network, Result, Testbed, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(180);
 /// No reply for so long, from a client that had several a second: no output leaves.
 const SILENCE: Duration = Duration::from_secs(3);
 

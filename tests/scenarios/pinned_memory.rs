@@ -1,14 +1,11 @@
 //! A recorded guest's memory is there before it runs, and stays where it is; where the host does not
 //! allow that, ftvm says so.
 
-use std::time::Duration;
-
 use guest_images::micro::DETERMINISTIC;
-use testbed::{Exit, Host, HostKind, Result, Signal, Testbed, wait_until};
+use testbed::{Exit, Host, HostKind, LIMIT, Result, Signal, Testbed, wait_until};
 
 use crate::recording::command;
 
-const LIMIT: Duration = Duration::from_secs(60);
 /// What a guest has unless it is asked for more, as smaps has it.
 const GUEST: &str = "131072 kB";
 

@@ -1,13 +1,10 @@
 //! Hosts whose processors are not the same: another name is a warning, other results are refused.
 
-use std::time::Duration;
-
 use guest_images::micro::DETERMINISTIC;
 use serde_json::Value;
 use testbed::pair::{DiskServer, Guest};
-use testbed::{Exit, Host, HostKind, Output, Result, Testbed};
+use testbed::{Exit, Host, HostKind, LIMIT, Output, Result, Testbed};
 
-const LIMIT: Duration = Duration::from_secs(180);
 const LOG: &str = "/tmp/processors.log";
 
 /// What the doctor tells of a host's processor.

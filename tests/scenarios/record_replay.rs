@@ -1,17 +1,16 @@
 //! Recordings and their replays: not one register, not one page differs; and a damaged recording
 //! is refused with a message, never with a panic.
 
+use guest_images::{Archive, DebianKernel, PackageStore};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use guest_images::{Archive, DebianKernel, PackageStore};
 use testbed::workload::Client;
-use testbed::{Exit, Host, HostKind, Layout, Output, Paging, Result, Signal, Testbed, wait_until};
+use testbed::{
+    Exit, Host, HostKind, LIMIT, Layout, Output, Paging, Result, Signal, Testbed, wait_until,
+};
 
 use crate::recording::{Compared, POWER_OFF, command, quick_power_off, run};
 
-const LIMIT: Duration = Duration::from_secs(300);
 /// Variable: how many boots are recorded and replayed. One, unless it is set.
 const ROUNDS_VARIABLE: &str = "FTVM_ROUNDS";
 /// Pages of the guest's 128 MiB.

@@ -2,16 +2,12 @@
 //! a primary that waits for its backup goes on waiting. How guests and processes end, as exit
 //! statuses and events tell it.
 
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
-
 use guest_images::{DebianKernel, PackageStore};
 use serde_json::Value;
+use std::fs;
+use std::path::Path;
 use testbed::pair::{DiskServer, Guest, QUICK, Side, assert_refused, log_address};
-use testbed::{Exit, Host, Layout, Output, Result, Signal, Testbed, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(120);
+use testbed::{Exit, Host, LIMIT, Layout, Output, Result, Signal, Testbed, wait_until};
 
 fn run_kernel(host: &Host, kernel: &str) -> Result<Output> {
     let initrd = host.image("tiny.cpio");

@@ -1,18 +1,15 @@
 //! A replay as a tool: it stops where it is told, shows the registers and memory that the
 //! recording had there, and lets a real debugger look at the guest without changing it.
 
+use logging_channel::entry::{Payload, Registers, page_hash};
+use logging_channel::record::RecordReader;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
-
-use logging_channel::entry::{Payload, Registers, page_hash};
-use logging_channel::record::RecordReader;
-use testbed::{Exit, Host, Network, Output, Result, Testbed};
+use testbed::{Exit, Host, LIMIT, Network, Output, Result, Testbed};
 
 use crate::recording::{self, quick_power_off};
 
-const LIMIT: Duration = Duration::from_secs(120);
 const LOG: &str = "/tmp/tool.log";
 /// The exit to stop at: the kernel is up, and has its console still before it.
 const STOP: u64 = 1000;

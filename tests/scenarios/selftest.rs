@@ -1,11 +1,8 @@
 //! `ftvm selftest`: a host with shadow paging proves itself, and a pair; one with nested paging is honest.
 
-use std::time::Duration;
-
 use serde_json::Value;
-use testbed::{Exit, Host, HostKind, HostProcess, Output, Paging, Result, Testbed};
+use testbed::{Exit, Host, HostKind, HostProcess, LIMIT, Output, Paging, Result, Testbed};
 
-const LIMIT: Duration = Duration::from_secs(300);
 /// As short as it can be: one turn of guests.
 const SHORT: [&str; 2] = ["--minutes", "0"];
 const KEPT: &str = "/tmp/selftest";

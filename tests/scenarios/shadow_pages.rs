@@ -1,10 +1,6 @@
 //! KVM's shadow pages, as a host counts them.
 
-use std::time::Duration;
-
-use testbed::{Host, HostProcess, Result};
-
-const LIMIT: Duration = Duration::from_secs(180);
+use testbed::{Host, HostProcess, LIMIT, Result};
 
 /// Writes down in a host, again and again, how many shadow pages KVM has made for the guest that runs, and
 /// how many it took away to make others.

@@ -6,23 +6,19 @@
 //! stressor runs alone (`FTVM_STRESSORS=context`), and what is seen is printed. Without the variable, a
 //! few are tried in one guest.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
-
 use guest_images::error::ImageError;
 use guest_images::libraries::{PackageLibraries, add_programs};
 use guest_images::{Archive, PackageStore, images};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use testbed::pair::QUICK;
-use testbed::{Exit, Host, Layout, Result, Testbed};
+use testbed::{Exit, Host, LIMIT, Layout, Result, Testbed};
 
 use crate::recording::{Compared, command};
 use crate::shadow_pages::ShadowPages;
 use crate::table::put_row;
 
-/// For a recording or a replay.
-const LIMIT: Duration = Duration::from_secs(300);
 const MEMORY_MIB: &str = "256";
 /// Of a host that keeps the log of many stressors.
 const HOST_MIB: u32 = 2560;

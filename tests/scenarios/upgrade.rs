@@ -14,10 +14,10 @@ use testbed::fleet::{Daemon, Operator, log_of};
 use testbed::pair::{DiskServer, Guest, PATIENCE};
 use testbed::workload::Client;
 use testbed::{
-    Host, Layout, NEXT_DISK_SERVER, Result, SABOTAGED_FTVM, Testbed, guest_address, wait_until,
+    Host, LIMIT, Layout, NEXT_DISK_SERVER, Result, SABOTAGED_FTVM, Testbed, guest_address,
+    wait_until,
 };
 
-const LIMIT: Duration = Duration::from_secs(600);
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 const VM: &str = "db";
 /// Between two requests of the client.

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use testbed::pair::{DiskServer, Guest, PATIENCE, Side};
 use testbed::workload::Client;
-use testbed::{Exit, Host, Result, Signal, Testbed, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(180);
+use testbed::{Exit, Host, LIMIT, Result, Signal, Testbed, wait_until};
 
 /// The longest pause of a client because a backup was lost. That is found after twice the heartbeat timeout
 /// at most (`--output-timeout`). The rest is for the claim, and for a machine that has other work to do.

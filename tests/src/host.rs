@@ -24,9 +24,7 @@ use crate::paging::Paging;
 use crate::plan::Plan;
 use crate::process::HostProcess;
 use crate::qemu::{ProcessId, Qemu};
-
-/// A boot takes 5 to 9 s, that of a Debian a minute; on a busy machine it may take much longer.
-const BOOT: Duration = Duration::from_secs(300);
+use crate::wait::LIMIT;
 
 /// A running host. It is killed when this value is dropped, unless it stays.
 #[derive(Debug)]
@@ -118,7 +116,7 @@ impl Host {
     ///
     /// When its machine ends, or the boot takes too long, and as [`Host::set_paging`].
     pub(crate) fn wait_until_up(&self, paging: Paging) -> Result<()> {
-        let deadline = Instant::now() + BOOT;
+        let deadline = Instant::now() + LIMIT;
         while !(self.machine.has_booted() && self.agent.answers(Duration::from_millis(250))) {
             let seen = || self.machine.last_words();
             if !self.is_alive() {
@@ -131,7 +129,7 @@ impl Host {
                 let what = format!("the boot of host {}", self.name);
                 return Err(Error::Timeout {
                     what,
-                    limit: BOOT,
+                    limit: LIMIT,
                     seen: seen(),
                 });
             }

@@ -80,5 +80,5 @@ pub use process::{HostProcess, Line, LocalProcess};
 pub use protocol::{Exit, TerminalSize};
 pub use snapshot::prepare_hosts;
 pub use testbed::{KEEP_LOGS_VARIABLE, Testbed};
-pub use wait::wait_until;
+pub use wait::{LIMIT, wait_until};
 pub use wiretap::Wiretap;

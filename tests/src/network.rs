@@ -24,13 +24,11 @@ use crate::error::{Error, Result};
 use crate::host_kind::HostKind;
 use crate::netns::{Namespace, output};
 use crate::run_lock;
+use crate::wait::LIMIT;
 use crate::wait::wait_until;
 
 /// How long an attempt to connect may take, of several.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// For what will never happen.
-const LIMIT: Duration = Duration::from_secs(60);
-
 /// One of the networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Network {

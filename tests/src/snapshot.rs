@@ -14,7 +14,6 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::host_kind::HostKind;
@@ -24,10 +23,9 @@ use crate::network::Fabric;
 use crate::plan::{HostSize, Plan, console_log};
 use crate::qemu::Qemu;
 use crate::run_lock::RunLock;
+use crate::wait::LIMIT;
 use crate::wait::wait_until;
 
-/// A boot takes 5 to 12 s; on a busy machine it may take much longer.
-const BOOT: Duration = Duration::from_secs(180);
 /// Another one after every boot of this machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -129,7 +127,7 @@ fn make(layout: &Layout, image: &HostImage, size: HostSize, directory: &Path) ->
     };
     fabric.plug(plan.name, plan.kind)?;
     let mut qemu = Qemu::boot(&plan, directory, &image.kernel()?, &initramfs)?;
-    wait_until("the boot of a host", BOOT, || {
+    wait_until("the boot of a host", LIMIT, || {
         if !qemu.id().alive() {
             return Err(qemu.died(plan.name));
         }

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
+/// For what will never happen, on however slow a machine.
+pub const LIMIT: Duration = Duration::from_secs(600);
+
 /// How often a condition is looked at, at first.
 const POLL: Duration = Duration::from_millis(20);
 /// And later, each time this part of what was waited already: to look may cost the hosts that are waited for.
@@ -11,8 +14,7 @@ const PART: u32 = 50;
 /// How often it is looked at, at least.
 const RARE: Duration = Duration::from_millis(500);
 
-/// Waits until `condition` holds. Limits are generous: they are for what will
-/// never happen, not for what is slow.
+/// Waits until `condition` holds.
 ///
 /// # Errors
 ///

@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use guest_images::PackageStore;
 use serde_json::Value;
-use testbed::{Layout, LocalProcess, Namespace, Network, Result, Testbed, wait_until};
+use testbed::{LIMIT, Layout, LocalProcess, Namespace, Network, Result, Testbed, wait_until};
 
 use super::page;
 
 /// Where it is in the page's network, and listens.
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 3, 100)), 9090);
-/// For what will never happen.
-const LIMIT: Duration = Duration::from_secs(600);
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// A running one, in the management network.

@@ -7,13 +7,7 @@ use crate::fleet::{Daemon, Operator};
 use crate::host::Host;
 use crate::pair::{DiskServer, Guest};
 use crate::testbed::Testbed;
-
-/// From the first word to a guest with its backup: the service waits until it knows its hosts, and all
-/// of the guest's memory goes over an emulated network.
-const PROTECTED: Duration = Duration::from_secs(300);
-
-/// For a guest's end.
-const END: Duration = Duration::from_secs(120);
+use crate::wait::LIMIT;
 
 /// The daemons of both hosts, and who asks the service.
 #[derive(Debug)]
@@ -63,7 +57,7 @@ impl Daemons {
         self.operator.define(guest, &hosts[0], heartbeat_timeout)?;
         self.guest = Some(guest.name.clone());
         self.operator.start(&guest.name)?;
-        let (primary, _) = self.operator.protected(&guest.name, PROTECTED)?;
+        let (primary, _) = self.operator.protected(&guest.name, LIMIT)?;
         Ok(usize::from(hosts[1].name() == primary))
     }
 
@@ -72,7 +66,7 @@ impl Daemons {
         let Some(guest) = self.guest.take() else {
             return Ok(());
         };
-        self.operator.stop(&guest, END)?;
+        self.operator.stop(&guest, LIMIT)?;
         self.operator.undefine(&guest)
     }
 }

@@ -1,17 +1,15 @@
 //! A guest that is alone gets a new backup, on the host that was killed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::LIMIT;
 use super::judge::Observations;
 use super::kill_plan::Plan;
 use super::progress::{Meter, State};
 use super::scene::{Outcome, Scene, Trouble};
 use crate::fleet::side_of;
 use crate::pair::{JoinProgress, Side};
+use crate::wait::LIMIT;
 
-/// A join: all of the guest's memory goes over an emulated network.
-const JOIN: Duration = Duration::from_secs(600);
 /// How often it is tried to kill a host in the middle of its join: one that is quick may be complete
 /// before.
 const TRIES: u32 = 3;
@@ -52,7 +50,7 @@ impl Scene<'_> {
     /// Waits until the backup that joins protects the guest, or found no disk server at its start.
     fn wait_for_protection(&mut self) -> Outcome {
         let joiner = self.other();
-        self.wait("a backup's protection", JOIN, &self.joins(), |scene| {
+        self.wait("a backup's protection", LIMIT, &self.joins(), |scene| {
             let has_ended = scene.daemons.is_none() && scene.sides[joiner].is_none();
             has_ended || scene.protected_at().is_some()
         })?;
@@ -66,7 +64,7 @@ impl Scene<'_> {
     fn cut_a_join(&mut self, mut percent: f64) -> Result<u32, Trouble> {
         for _ in 0..TRIES {
             self.start_joining()?;
-            self.wait("the middle of a join", JOIN, &self.joins(), |scene| {
+            self.wait("the middle of a join", LIMIT, &self.joins(), |scene| {
                 let progress = scene.join_progress();
                 progress.is_some_and(|now| now.percent >= percent) || scene.protected_at().is_some()
             })?;

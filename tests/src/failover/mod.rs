@@ -43,11 +43,9 @@ use crate::layout::Layout;
 use crate::paging::Paging;
 use crate::pair::{Boot, DiskServer, Guest, Side};
 use crate::testbed::Testbed;
+use crate::wait::LIMIT;
 use crate::wait::wait_until;
 use crate::workload::Workload;
-
-/// For what will never happen.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// What happens to the primary's host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

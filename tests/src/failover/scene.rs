@@ -8,22 +8,17 @@ use super::daemons::Daemons;
 use super::judge::Observations;
 use super::kill_plan::{KillPlan, Plans, ServerPlan};
 use super::progress::{Meter, State, Status, Watcher};
-use super::{Fault, LIMIT, Options, Standby};
+use super::{Fault, Options};
 use crate::error::Error;
 use crate::host::Host;
 use crate::pair::{DiskServer, Guest, ReportedStats, Side, Told};
 use crate::protocol::Exit;
 use crate::testbed::Testbed;
+use crate::wait::LIMIT;
 use crate::workload::{Client, LoadWatcher, Workload};
 
 /// How often it is looked how things are.
 const POLL: Duration = Duration::from_millis(10);
-/// From the kill to the first reply.
-const FAILOVER: Duration = Duration::from_secs(60);
-/// The same for a cold backup, which has a replay before it.
-const COLD_FAILOVER: Duration = Duration::from_secs(300);
-/// From one result of a load to the next.
-const LOAD: Duration = Duration::from_secs(120);
 /// What an `ftvm` says that found no disk server at its start.
 const UNANSWERED: &str = "ftvm: the disk server did not answer";
 /// ftvm's exit status when it lost the right to run the guest.
@@ -148,15 +143,11 @@ impl Scene<'_> {
             None => State::Killed(victim),
             Some(_) => State::Frozen(victim),
         };
-        let failover = match self.options.standby {
-            Standby::Hot => FAILOVER,
-            Standby::Cold => COLD_FAILOVER,
-        };
         let limit = match had_replies {
-            true => failover,
+            true => LIMIT,
             false => self.options.workload.boot(),
         };
-        let live = self.wait("the backup's going live", failover, &state, |scene| {
+        let live = self.wait("the backup's going live", LIMIT, &state, |scene| {
             scene.told().has("live")
         });
         let replay = self
@@ -175,7 +166,7 @@ impl Scene<'_> {
         seen.resumed = Some(resumed);
         self.go_on(plan)?;
         let wanted = self.options.load.map_or(0, results_afterwards);
-        self.wait("the load's next results", LOAD, &State::Live, |scene| {
+        self.wait("the load's next results", LIMIT, &State::Live, |scene| {
             let load = scene.load.as_ref();
             load.is_none_or(|load| load.since(resumed) >= wanted)
         })?;
@@ -202,7 +193,7 @@ impl Scene<'_> {
     /// The client goes on for a while, and has replies.
     fn go_on(&mut self, plan: &KillPlan) -> Outcome {
         let since = Instant::now();
-        self.wait("further replies", FAILOVER, &State::Live, |scene| {
+        self.wait("further replies", LIMIT, &State::Live, |scene| {
             since.elapsed() >= plan.go_on
                 && scene.client.last_reply().is_some_and(|(at, _)| at > since)
         })

@@ -10,9 +10,8 @@ use crate::host::Host;
 use crate::network::Network;
 use crate::pair::{DiskServer, Side};
 use crate::process::HostProcess;
+use crate::wait::LIMIT;
 
-/// It tries out what the host can do.
-const START: Duration = Duration::from_secs(60);
 /// Where it keeps what is about its guests, in the host.
 const RUN: &str = "/tmp/ftvm-run";
 /// Where its guests say what they do, in the host.
@@ -68,7 +67,7 @@ impl Daemon {
         })?;
         host.put(&local, CONFIG)?;
         let mut process = host.spawn(&[program, "host", "--config", CONFIG])?;
-        process.wait_for_line("looks after guests", START)?;
+        process.wait_for_line("looks after guests", LIMIT)?;
         Ok(Self {
             host: host.name().to_owned(),
             process,
@@ -107,7 +106,7 @@ impl Daemon {
     /// When the host does not answer.
     pub fn kill(self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;
-        self.process.wait(START).map(drop)
+        self.process.wait(LIMIT).map(drop)
     }
 }
 

@@ -1,13 +1,11 @@
 //! Hosts that look after guests by themselves: their daemons, and the words of an operator.
 //!
 //! ```no_run
-//! # use std::time::Duration;
 //! # fn main() -> testbed::Result<()> {
-//! use testbed::Testbed;
+//! use testbed::{LIMIT, Testbed};
 //! use testbed::fleet::{Daemon, Operator};
 //! use testbed::pair::{DiskServer, Guest, PATIENCE};
 //!
-//! const LIMIT: Duration = Duration::from_secs(60);
 //! let testbed = Testbed::new("example")?;
 //! let [a, b] = testbed.start_hosts(["a", "b"])?;
 //! let service = DiskServer::start(&testbed)?;

@@ -32,9 +32,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::pair::{DiskServer, PATIENCE};
 use crate::testbed::Testbed;
-
-/// For what will never happen.
-const LIMIT: Duration = Duration::from_secs(300);
+use crate::wait::LIMIT;
 
 /// As long as a join takes where nothing is known of that.
 const UNKNOWN: Duration = Duration::from_secs(5);

@@ -33,11 +33,10 @@ use crate::host::Host;
 use crate::network::Network;
 use crate::pair::{DiskServer, Guest};
 use crate::testbed::Testbed;
+use crate::wait::LIMIT;
 use crate::wait::wait_until;
 use crate::workload::Client;
 
-/// For what will never happen.
-const LIMIT: Duration = Duration::from_secs(300);
 /// Where nobody may answer before it is healed, nobody does for so long.
 const LATELY: Duration = Duration::from_secs(2);
 const HOSTS: usize = 3;

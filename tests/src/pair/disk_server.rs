@@ -19,14 +19,13 @@ use crate::netns::output;
 use crate::network::Position;
 use crate::process::LocalProcess;
 use crate::testbed::Testbed;
+use crate::wait::LIMIT;
 use crate::wait::wait_until;
 
 /// Where the hosts claim the right to run a guest.
 const PORT: u16 = 7070;
 /// Where its images are served: the port that IANA gives to NBD.
 const NBD_PORT: u16 = 10809;
-/// For what will never happen.
-const LIMIT: Duration = Duration::from_secs(60);
 /// How long an attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(1);
 

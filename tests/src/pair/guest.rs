@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::layout::{Layout, SABOTAGED_FTVM};
 use crate::network::{GUEST, Network, guest_address, guest_mac};
+use crate::wait::LIMIT;
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
@@ -22,8 +23,6 @@ const SECOND_LOG_PORT: u16 = 7001;
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// What a guest has that only counts, in MiB.
 const COUNTING_MIB: &str = "80";
-/// All of the guest's memory goes over an emulated network.
-const JOIN: Duration = Duration::from_secs(180);
 const HEARTBEAT_OPTION: &str = "--heartbeat-timeout";
 const LISTEN_OPTION: &str = "--listen";
 /// The guest is protected from its first instruction on.
@@ -368,8 +367,8 @@ impl Guest {
     ) -> Result<Side> {
         primary.forget_events();
         let mut backup = self.backup_with(host, on, disk, options)?;
-        primary.wait_for("protected", JOIN)?;
-        backup.wait_for("joined", JOIN)?;
+        primary.wait_for("protected", LIMIT)?;
+        backup.wait_for("joined", LIMIT)?;
         Ok(backup)
     }
 

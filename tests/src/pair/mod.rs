@@ -2,12 +2,10 @@
 //! scenarios that need more than a failover from end to end.
 //!
 //! ```no_run
-//! # use std::time::Duration;
 //! # fn main() -> testbed::Result<()> {
-//! use testbed::Testbed;
+//! use testbed::{LIMIT, Testbed};
 //! use testbed::pair::{Guest, Pair};
 //!
-//! const LIMIT: Duration = Duration::from_secs(60);
 //! let testbed = Testbed::new("pair")?;
 //! let mut pair = Pair::start(&testbed, Guest::redis("example"))?;
 //! pair.a.kill();

@@ -12,12 +12,11 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::process::{HostProcess, Line};
 use crate::protocol::Exit;
+use crate::wait::LIMIT;
 use crate::wait::wait_until;
 
 /// How often it is looked at what it has told.
 const POLL: Duration = Duration::from_millis(20);
-/// An orderly end takes a moment.
-const END: Duration = Duration::from_secs(30);
 /// How many lines of the end of standard error make the last words.
 const LAST_WORDS: usize = 12;
 
@@ -299,7 +298,7 @@ impl Side {
             return None;
         }
         // It says that it ends before it does; its last words come between.
-        let deadline = Instant::now() + END;
+        let deadline = Instant::now() + LIMIT;
         while let Ok(line) = self.lines.recv_deadline(deadline) {
             self.told.line(&line);
         }
@@ -312,7 +311,7 @@ impl Side {
             let reason = &self.told.event(kind)?["reason"];
             Some(format!("{words}: {}; ", reason.as_str().unwrap_or("")))
         });
-        let exit = self.process.last_word(END);
+        let exit = self.process.last_word(LIMIT);
         Some(format!(
             "`ftvm` on host {}: {}{}{}",
             self.host,
@@ -349,7 +348,7 @@ impl Side {
     /// When its host does not answer, or it does not end, or not with status 0.
     pub fn ends_in_order(self) -> Result<()> {
         let host = self.host.clone();
-        let (exit, told) = self.end(END)?;
+        let (exit, told) = self.end(LIMIT)?;
         if exit.success() {
             return Ok(());
         }

@@ -19,6 +19,7 @@ use crate::pair::{DiskServer, Guest, Side};
 use crate::ping::Pinger;
 use crate::protocol::Exit;
 use crate::testbed::Testbed;
+use crate::wait::LIMIT;
 use crate::wait::wait_until;
 use crate::workload::{Client, LoadWatcher};
 
@@ -26,10 +27,6 @@ use crate::workload::{Client, LoadWatcher};
 const SAMPLE: Duration = Duration::from_secs(5);
 /// How often it is looked whether all is well.
 const LOOK: Duration = Duration::from_millis(200);
-/// A guest's boot, replicated, on an emulated host, on a busy machine.
-const BOOT: Duration = Duration::from_secs(300);
-/// An orderly end takes a moment.
-const END: Duration = Duration::from_secs(60);
 /// From one result of the load to the next.
 const STALLED: Duration = Duration::from_secs(120);
 /// What must not happen to either side.
@@ -70,14 +67,14 @@ pub fn soak(
     let heartbeat = heartbeat.as_millis().to_string();
     let primary = guest.primary(&a, &disk_server, &["--heartbeat-timeout", &heartbeat])?;
     let mut backup = guest.backup(&b, &a, &disk_server)?;
-    backup.wait_for("role", BOOT)?;
+    backup.wait_for("role", LIMIT)?;
     let mut pair = Pair {
         sides: [primary, backup],
         client: Client::redis(testbed.client()),
         load: LoadWatcher::start(testbed.client(), Load::Mixed),
         pinger: Pinger::start(&testbed)?,
     };
-    wait_until("the first reply and result", BOOT, || {
+    wait_until("the first reply and result", LIMIT, || {
         let up = pair.client.counter() > 0 && pair.load.results() > 0;
         Ok(up || pair.trouble().is_some())
     })?;
@@ -197,7 +194,7 @@ impl Pair {
                 seen.differences += differences(&told.events);
                 continue;
             }
-            let (exit, told) = side.end(END)?;
+            let (exit, told) = side.end(LIMIT)?;
             seen.stats[index] = told.stats;
             seen.differences += differences(&told.events);
             if exit != Exit::Code(0) {

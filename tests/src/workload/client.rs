@@ -5,14 +5,12 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use crate::error::{Error, Result};
+use crate::wait::LIMIT;
 use crate::wait::wait_until;
 use crate::worker::Worker;
 
 /// How many replies show that a client goes on. All but the first are to requests that were made meanwhile.
 const REPLIES: usize = 5;
-/// For what will never happen.
-const LIMIT: Duration = Duration::from_secs(180);
-
 /// What a client saw.
 #[derive(Debug, Clone, Default)]
 pub struct ClientRecord {
