@@ -145,15 +145,14 @@ fn tell_failures(layout: &Layout) -> Result<()> {
     let report = roxmltree::Document::parse(&report)
         .with_context(|| format!("{} is no report of tests", path.display()))?;
     for failure in report.descendants().filter(|it| it.has_tag_name("failure")) {
-        let of = |node: Option<roxmltree::Node<'_, '_>>, name| {
-            let value = node.and_then(|node| node.attribute(name));
-            value.unwrap_or_default().to_owned()
+        // Where nextest found no words of its own, as after a time limit.
+        let words = match failure.text() {
+            Some(text) => text.split("stack backtrace:").next().unwrap_or_default(),
+            None => failure.attribute("type").unwrap_or_default(),
         };
-        let words = match failure.attribute("message") {
-            Some(words) => words.chars().take(WORDS).collect(),
-            None => of(Some(failure), "type"),
-        };
-        eprintln!("{}: {words}", of(failure.parent(), "name"));
+        let words: String = words.trim_end().chars().take(WORDS).collect();
+        let name = failure.parent().and_then(|test| test.attribute("name"));
+        eprintln!("{}: {words}", name.unwrap_or_default());
     }
     Ok(())
 }
