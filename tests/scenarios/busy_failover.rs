@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+
 use testbed::pair::{Boot, Guest, Pair, one_goes_on};
 use testbed::{GUEST, HostKind, LIMIT, Result, Testbed, wait_until};
 

@@ -2,12 +2,13 @@
 //! and disk server are killed, frozen and suspended meanwhile; the guest sees no error, and everything that it
 //! flushed is on the disk.
 
-use guest_images::disk::{self, DiskLine, MIN_BYTES, WORKERS};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::mem;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+
+use guest_images::disk::{self, DiskLine, MIN_BYTES, WORKERS};
 use testbed::pair::{DiskServer, Export, Guest, Side, Told};
 use testbed::{Exit, GUEST, GUEST_MAC, Host, LIMIT, Network, Result, Testbed, Wiretap, wait_until};
 

@@ -1,13 +1,14 @@
 //! The guest images, on an emulated machine without ftvm: what they do there,
 //! they are to do under ftvm.
 
-use guest_images::disk::{self, DiskLine};
-use guest_images::{DebianKernel, GuestImages, PackageStore};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+
+use guest_images::disk::{self, DiskLine};
+use guest_images::{DebianKernel, GuestImages, PackageStore};
 use testbed::{LIMIT, Layout, LocalProcess, Result, Testbed, wait_until};
 
 /// A guest on QEMU's own processor, in the clients' namespace.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
+
 use testbed::{HostKind, LIMIT, LocalProcess, Namespace, Result, Testbed, wait_until};
 
 const MARK: &str = "fabric and logs: ";

@@ -4,6 +4,7 @@
 //! kind itself is tried everywhere, with commands that need no guest.
 
 use std::path::Path;
+
 use testbed::{
     Error, Exit, Host, HostKind, LIMIT, Network, Result, Signal, Testbed, Wiretap, wait_until,
 };

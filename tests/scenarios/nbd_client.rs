@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+
 use testbed::pair::{DiskServer, Export};
 use testbed::{Host, HostKind, LIMIT, Result, Testbed, wait_until};
 

@@ -2,8 +2,9 @@
 //! shadow paging: programs that look at accessed bits, with few stops and with many of them (`stressors` has
 //! one that fills and gives back memory). Where the host drops KVM's shadow pages by itself, that is found.
 
-use guest_images::{Archive, accessed_bits};
 use std::fs;
+
+use guest_images::{Archive, accessed_bits};
 use testbed::pair::QUICK;
 use testbed::{Host, HostProcess, LIMIT, Result, Testbed};
 

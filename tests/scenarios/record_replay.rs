@@ -1,9 +1,10 @@
 //! Recordings and their replays: not one register, not one page differs; and a damaged recording
 //! is refused with a message, never with a panic.
 
-use guest_images::{Archive, DebianKernel, PackageStore};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use guest_images::{Archive, DebianKernel, PackageStore};
 use testbed::workload::Client;
 use testbed::{
     Exit, Host, HostKind, LIMIT, Layout, Output, Paging, Result, Signal, Testbed, wait_until,

@@ -2,10 +2,11 @@
 //! a primary that waits for its backup goes on waiting. How guests and processes end, as exit
 //! statuses and events tell it.
 
-use guest_images::{DebianKernel, PackageStore};
-use serde_json::Value;
 use std::fs;
 use std::path::Path;
+
+use guest_images::{DebianKernel, PackageStore};
+use serde_json::Value;
 use testbed::pair::{DiskServer, Guest, QUICK, Side, assert_refused, log_address};
 use testbed::{Exit, Host, LIMIT, Layout, Output, Result, Signal, Testbed, wait_until};
 

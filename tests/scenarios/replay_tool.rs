@@ -1,11 +1,12 @@
 //! A replay as a tool: it stops where it is told, shows the registers and memory that the
 //! recording had there, and lets a real debugger look at the guest without changing it.
 
-use logging_channel::entry::{Payload, Registers, page_hash};
-use logging_channel::record::RecordReader;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+
+use logging_channel::entry::{Payload, Registers, page_hash};
+use logging_channel::record::RecordReader;
 use testbed::{Exit, Host, LIMIT, Network, Output, Result, Testbed};
 
 use crate::recording::{self, quick_power_off};

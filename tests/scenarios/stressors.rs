@@ -6,12 +6,13 @@
 //! stressor runs alone (`FTVM_STRESSORS=context`), and what is seen is printed. Without the variable, a
 //! few are tried in one guest.
 
-use guest_images::error::ImageError;
-use guest_images::libraries::{PackageLibraries, add_programs};
-use guest_images::{Archive, PackageStore, images};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+
+use guest_images::error::ImageError;
+use guest_images::libraries::{PackageLibraries, add_programs};
+use guest_images::{Archive, PackageStore, images};
 use testbed::pair::QUICK;
 use testbed::{Exit, Host, LIMIT, Layout, Result, Testbed};
 

@@ -24,8 +24,7 @@ use crate::error::{Error, Result};
 use crate::host_kind::HostKind;
 use crate::netns::{Namespace, output};
 use crate::run_lock;
-use crate::wait::LIMIT;
-use crate::wait::wait_until;
+use crate::wait::{LIMIT, wait_until};
 
 /// How long an attempt to connect may take, of several.
 const ATTEMPT: Duration = Duration::from_secs(2);

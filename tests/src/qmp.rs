@@ -1,6 +1,5 @@
 //! QEMU's monitor, by its machine protocol (QMP: one JSON object a line).
 
-use crate::wait::LIMIT;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
@@ -10,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::{Value, json};
+
+use crate::wait::LIMIT;
 
 /// How often it is looked whether a migration is complete.
 const POLL: Duration = Duration::from_millis(5);

@@ -23,8 +23,7 @@ use crate::network::Fabric;
 use crate::plan::{HostSize, Plan, console_log};
 use crate::qemu::Qemu;
 use crate::run_lock::RunLock;
-use crate::wait::LIMIT;
-use crate::wait::wait_until;
+use crate::wait::{LIMIT, wait_until};
 
 /// Another one after every boot of this machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";

@@ -43,8 +43,7 @@ use crate::layout::Layout;
 use crate::paging::Paging;
 use crate::pair::{Boot, DiskServer, Guest, Side};
 use crate::testbed::Testbed;
-use crate::wait::LIMIT;
-use crate::wait::wait_until;
+use crate::wait::{LIMIT, wait_until};
 use crate::workload::Workload;
 
 /// What happens to the primary's host.

@@ -33,8 +33,7 @@ use crate::host::Host;
 use crate::network::Network;
 use crate::pair::{DiskServer, Guest};
 use crate::testbed::Testbed;
-use crate::wait::LIMIT;
-use crate::wait::wait_until;
+use crate::wait::{LIMIT, wait_until};
 use crate::workload::Client;
 
 /// Where nobody may answer before it is healed, nobody does for so long.

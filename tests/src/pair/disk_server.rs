@@ -19,8 +19,7 @@ use crate::netns::output;
 use crate::network::Position;
 use crate::process::LocalProcess;
 use crate::testbed::Testbed;
-use crate::wait::LIMIT;
-use crate::wait::wait_until;
+use crate::wait::{LIMIT, wait_until};
 
 /// Where the hosts claim the right to run a guest.
 const PORT: u16 = 7070;

@@ -12,8 +12,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::process::{HostProcess, Line};
 use crate::protocol::Exit;
-use crate::wait::LIMIT;
-use crate::wait::wait_until;
+use crate::wait::{LIMIT, wait_until};
 
 /// How often it is looked at what it has told.
 const POLL: Duration = Duration::from_millis(20);

@@ -19,8 +19,7 @@ use crate::pair::{DiskServer, Guest, Side};
 use crate::ping::Pinger;
 use crate::protocol::Exit;
 use crate::testbed::Testbed;
-use crate::wait::LIMIT;
-use crate::wait::wait_until;
+use crate::wait::{LIMIT, wait_until};
 use crate::workload::{Client, LoadWatcher};
 
 /// Between two samples.

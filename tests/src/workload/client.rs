@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use crate::error::{Error, Result};
-use crate::wait::LIMIT;
-use crate::wait::wait_until;
+use crate::wait::{LIMIT, wait_until};
 use crate::worker::Worker;
 
 /// How many replies show that a client goes on. All but the first are to requests that were made meanwhile.

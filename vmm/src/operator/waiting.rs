@@ -182,11 +182,37 @@ fn guest_of(subject: &Subject) -> Option<&disk_server::arbiter::VmName> {
 
 #[cfg(test)]
 mod tests {
+    use disk_server::arbiter::CallError;
     use disk_server::fleet::{Answer, Operation, Reason};
     use disk_server::views::Text;
 
     use super::*;
     use crate::operator::fake::{guest, service};
+
+    fn away() -> ClientError {
+        ClientError::Unreachable(CallError::Unreachable {
+            address: "10.0.2.9:7420".parse().unwrap(),
+            source: std::io::ErrorKind::ConnectionRefused.into(),
+        })
+    }
+
+    #[test]
+    fn a_service_that_is_away_is_asked_until_it_is_back_or_that_is_cancelled() {
+        let (cancel, mut silent) = (AtomicBool::new(false), 0);
+        let mut asked = 0;
+        let answer = insist(
+            &cancel,
+            |_| silent += 1,
+            || {
+                asked += 1;
+                if asked == 1 { Err(away()) } else { Ok(asked) }
+            },
+        );
+        assert_eq!((answer.unwrap(), silent), (2, 1));
+        let on_silence = |_: &ClientError| cancel.store(true, Ordering::Relaxed);
+        let answer = insist(&cancel, on_silence, || Err::<(), _>(away()));
+        assert!(matches!(answer, Err(ClientError::Unreachable(_))));
+    }
 
     fn ordered() -> Ordered {
         Ordered {

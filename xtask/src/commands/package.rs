@@ -31,10 +31,10 @@ impl Package {
         let tools = layout.root().join(".ftvm/tools");
         provide_cargo_deb(&steps, &tools)?;
         let build = Build::of(&layout)?;
-        let out = std::path::absolute(&self.out)?;
-        take_away(&out).with_context(|| format!("cannot make {}", out.display()))?;
         steps.step("programs", || build.programs())?;
         steps.step("manual pages and completions", || build.pages())?;
+        let out = std::path::absolute(&self.out)?;
+        make_place(&out).with_context(|| format!("cannot make {}", out.display()))?;
         for (krate, _) in PACKAGES {
             steps.step(&format!("package of {krate}"), || {
                 build.package(&tools, krate, &out, &[])
@@ -45,7 +45,7 @@ impl Package {
 }
 
 /// Makes the directory for packages, without those that were made before: `apt install *.deb` takes one of each.
-fn take_away(out: &Path) -> std::io::Result<()> {
+fn make_place(out: &Path) -> std::io::Result<()> {
     fs::create_dir_all(out)?;
     for entry in fs::read_dir(out)? {
         let path = entry?.path();

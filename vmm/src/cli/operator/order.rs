@@ -59,15 +59,9 @@ struct OrderJson<'a> {
 /// Has this done with a guest.
 pub(super) fn guest(args: &OrderArgs, vm: &VmName, verb: Verb, name: &str) -> anyhow::Result<()> {
     let client = args.service.client()?;
-    let subject = Subject::Vm(vm.clone());
     let cancel = outcome::cancel_on_signals()?;
-    let since = waiting::latest(&client, &subject)?;
-    let order = client.order_guest(vm, verb)?;
-    let ordered = Ordered {
-        order,
-        subject,
-        since,
-    };
+    let subject = Subject::Vm(vm.clone());
+    let ordered = order(&client, subject, || client.order_guest(vm, verb))?;
     carry_out(args, &client, &ordered, name, &cancel)
 }
 
@@ -85,17 +79,15 @@ pub(super) fn host(
             (client, host, true)
         }
     };
-    let subject = Subject::Host(host.clone());
     let cancel = outcome::cancel_on_signals()?;
     let give = || {
-        let since = waiting::latest(&client, &subject)?;
-        let order = match is_own {
-            true => client.order_own_host(&host, verb)?,
-            false => client.order_host(&host, verb)?,
-        };
-        Ok((order, since))
+        let subject = Subject::Host(host.clone());
+        order(&client, subject, || match is_own {
+            true => client.order_own_host(&host, verb),
+            false => client.order_host(&host, verb),
+        })
     };
-    let (order, since) = match (is_own, verb) {
+    let ordered = match (is_own, verb) {
         // The host is about to go down: a disk server that is started again meanwhile is waited for.
         (true, HostVerb::Drain) => {
             let mut is_told = false;
@@ -108,12 +100,21 @@ pub(super) fn host(
         }
         _ => give()?,
     };
-    let ordered = Ordered {
-        order,
-        subject: subject.clone(),
-        since,
-    };
     carry_out(args, &client, &ordered, name, &cancel)
+}
+
+/// Gives an order, and notes what the journal had before it.
+fn order(
+    client: &Client,
+    subject: Subject,
+    give: impl FnOnce() -> Result<OrderNumber, ClientError>,
+) -> Result<Ordered, ClientError> {
+    let since = waiting::latest(client, &subject)?;
+    Ok(Ordered {
+        order: give()?,
+        subject,
+        since,
+    })
 }
 
 fn carry_out(
