@@ -187,6 +187,9 @@ impl Notifier<'_> {
             log::warn!("{left_out} transitions are left out: too many wait for the command");
         }
         for entry in waiting.entries {
+            if self.is_cancelled() {
+                return Ok(());
+            }
             let ran = self.run(&entry, left_out);
             let did_start = *starts;
             *starts = !matches!(ran, Err(Failure::Start(_)));

@@ -207,13 +207,35 @@ fn a_transition_whose_command_was_cut_short_is_told_again() {
     let mut told = world.told();
     world.look(&mut told);
     world.journal.lock().push(entry(2));
-    world.script = "sleep 100000".into();
-    world.look_until(&mut told, &AtomicBool::new(true));
+    world.script = "touch begun; sleep 100000".into();
+    let begun = world.folder.path().join("begun");
+    let cancel = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !begun.exists() {
+                thread::yield_now();
+            }
+            cancel.store(true, Ordering::Relaxed);
+        });
+        world.look_until(&mut told, &cancel);
+    });
     assert_eq!(told.last, Some(Mark::of(&entry(1))));
     drop(told);
     world.script = "echo $FTVM_NUMBER >> said".into();
     world.look(&mut world.told());
     assert_eq!(world.said(), "2\n");
+}
+
+#[test]
+fn who_is_to_end_begins_with_no_transition() {
+    let world = World::new(1..=1);
+    let mut told = world.told();
+    world.look(&mut told);
+    world.journal.lock().extend([entry(2), entry(3)]);
+    world.look_until(&mut told, &AtomicBool::new(true));
+    assert_eq!(world.said(), "");
+    world.look(&mut told);
+    assert_eq!(world.said(), "2 live db 0\n3 live a 0\n");
 }
 
 /// A transition with the number of another one, later than that.
