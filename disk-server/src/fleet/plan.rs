@@ -255,7 +255,8 @@ impl Fleet {
         {
             return Ok(Planned::Already(pending.order));
         }
-        self.must_be_possible(vm, kept, &verb, records)?;
+        self.must_be_possible(vm, kept, &verb, records)
+            .map_err(|refused| self.or_too_early(refused))?;
         let record = records(vm);
         let (mut run, mut suspended) = (None, None);
         match &verb {
@@ -368,6 +369,22 @@ impl Fleet {
         }
     }
 
+    /// What was not heard yet since the service's start is not known to be missing.
+    fn or_too_early(&self, refused: Refused) -> Refused {
+        let was_not_heard = match &refused {
+            Refused::DoesNotRun { state, .. } => !matches!(state, State::Stopped { .. }),
+            Refused::NotProtected { .. }
+            | Refused::NoBackup { .. }
+            | Refused::NoSuchHost { .. }
+            | Refused::Unfit { .. } => true,
+            _ => false,
+        };
+        match was_not_heard && !self.views.is_settled() {
+            true => Refused::TooEarly,
+            false => refused,
+        }
+    }
+
     fn must_be_known(&self, host: &HostName) -> Result<(), Refused> {
         match self.daemons.contains_key(host) {
             true => Ok(()),
@@ -395,7 +412,8 @@ impl Fleet {
                 if drained.is_none() {
                     // A host that asks by itself is there, if its daemon was heard since the service's start or not.
                     if wanted_by == DrainedBy::Operator {
-                        self.must_be_known(&host)?;
+                        self.must_be_known(&host)
+                            .map_err(|refused| self.or_too_early(refused))?;
                     }
                     if all.len() >= MAX_DRAINED {
                         return Err(Refused::TooManyDrained);

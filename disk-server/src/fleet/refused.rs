@@ -128,6 +128,11 @@ pub enum Refused {
         /// Why.
         unfit: Unfit,
     },
+    /// The service started a moment ago, and pings tell it the rest.
+    #[error(
+        "the disk server has just started, and has not heard yet how guests and hosts are: ask again in a few seconds"
+    )]
+    TooEarly,
     /// It asks for no change.
     #[error("that changes nothing")]
     NoChange,

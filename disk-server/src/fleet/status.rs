@@ -225,3 +225,28 @@ impl fmt::Display for Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lag_has_its_colour_from_its_bounds_on() {
+        let usual = LagBounds::default();
+        let own = LagBounds {
+            yellow_ms: 5,
+            red_ms: 6,
+        };
+        for (bounds, lag_ms, colour) in [
+            (usual, 100, LagColour::Green),
+            (usual, 101, LagColour::Yellow),
+            (usual, 1000, LagColour::Yellow),
+            (usual, 1001, LagColour::Red),
+            (own, 5, LagColour::Green),
+            (own, 6, LagColour::Yellow),
+            (own, 7, LagColour::Red),
+        ] {
+            assert_eq!(bounds.colour(lag_ms), colour, "{lag_ms} of {bounds:?}");
+        }
+    }
+}

@@ -41,14 +41,6 @@ pub enum ClientError {
         /// The guest.
         vm: VmName,
     },
-    /// There is no such host.
-    #[error("no host {host}{}: `ftvm host list` has all", did_you_mean(similar.as_ref()))]
-    NoSuchHost {
-        /// The name.
-        host: HostName,
-        /// One like it.
-        similar: Option<HostName>,
-    },
     /// An answer that belongs to another question.
     #[error("the service's answer does not fit what was asked: is it of another version?")]
     Unfitting,
@@ -211,9 +203,6 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn order_guest(&self, vm: &VmName, verb: Verb) -> Result<OrderNumber, ClientError> {
-        if let Verb::MigrateBackup { to } | Verb::MigratePrimary { to } = &verb {
-            self.known_host(to)?;
-        }
         let asked = self.ask(Operation::Guest {
             vm: vm.clone(),
             verb,
@@ -227,9 +216,6 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn order_host(&self, host: &HostName, verb: HostVerb) -> Result<OrderNumber, ClientError> {
-        if verb == HostVerb::Drain {
-            self.known_host(host)?;
-        }
         accepted(self.ask(Operation::Host {
             host: host.clone(),
             verb,
@@ -273,20 +259,6 @@ impl Client {
             }
         }
     }
-
-    /// A host that never pinged cannot be drained: its name has a slip.
-    fn known_host(&self, host: &HostName) -> Result<(), ClientError> {
-        let hosts = self.hosts(&[])?;
-        if hosts.iter().any(|known| known.host == *host) {
-            return Ok(());
-        }
-        let names = hosts.iter().map(|known| known.host.as_str());
-        let similar = configuration::similar(host.as_str(), names);
-        Err(ClientError::NoSuchHost {
-            host: host.clone(),
-            similar: similar.and_then(|name| name.parse().ok()),
-        })
-    }
 }
 
 fn accepted(answer: Answer) -> Result<OrderNumber, ClientError> {
@@ -312,7 +284,7 @@ mod tests {
     use disk_server::fleet::{Subject, What};
 
     use super::*;
-    use crate::operator::fake::{guest, host, service};
+    use crate::operator::fake::{guest, service};
 
     fn list(vms: Vec<VmStatus>) -> impl FnMut(Operation) -> Result<Answer, String> {
         move |operation| match operation {
@@ -329,7 +301,7 @@ mod tests {
         let mut by_hand = guest("old", "a", "b");
         by_hand.defined = false;
         let vms = vec![guest("db", "a", "b"), by_hand];
-        let client = service(vec![host("hosta")], list(vms));
+        let client = service(vec![], list(vms));
         let told = |vm: &str| {
             let error = client.order_guest(&vm.parse().unwrap(), Verb::Stop {});
             error.unwrap_err().to_string()
@@ -339,15 +311,6 @@ mod tests {
         assert!(error.starts_with("no guest dbb (did you mean db?): `ftvm vm define FILE`"));
         assert!(told("queue").starts_with("no guest queue: "));
         assert!(told("old").contains("started by hand"));
-        // It may be gone, or not have come yet.
-        let error = client.order_host(&"hostb".parse().unwrap(), HostVerb::Undrain);
-        assert_eq!(error.unwrap_err().to_string(), "it is not as you think");
-        let error = client.order_host(&"hostb".parse().unwrap(), HostVerb::Drain);
-        let error = error.unwrap_err().to_string();
-        assert!(
-            error.starts_with("no host hostb (did you mean hosta?)"),
-            "{error}"
-        );
         assert!(
             client
                 .definition(&"queue".parse().unwrap())

@@ -83,6 +83,7 @@ impl World {
             is_frozen: false,
             is_cut_off: false,
             went_live: None,
+            says: None,
         };
         let host = self.hosts.get_mut(name).unwrap();
         host.processes.insert(vm.clone(), process);
@@ -274,11 +275,14 @@ impl World {
         if is_cut_off || it.is_cut_off || it.is_frozen {
             return;
         }
-        let condition = |phase| Condition {
-            phase,
-            lag_ms: 3,
-            log_bytes_per_second: 1000,
-            went_live: it.went_live,
+        let condition = |phase| {
+            let (phase, lag_ms) = it.says.unwrap_or((phase, 3));
+            Condition {
+                phase,
+                lag_ms,
+                log_bytes_per_second: 1000,
+                went_live: it.went_live,
+            }
         };
         let role = match &it.does {
             Does::Starts { .. } | Does::Connects(_) => return,

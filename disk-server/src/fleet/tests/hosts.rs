@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::arbiter::{Claimant, VmName};
-use crate::views::{Ended, Proposal, WentLive};
+use crate::views::{Ended, Phase, Proposal, WentLive};
 
 pub(super) const GUEST_MIB: u64 = 1024;
 
@@ -18,6 +18,8 @@ pub(super) struct Process {
     /// It runs on, and the service does not hear of it.
     pub(super) is_cut_off: bool,
     pub(super) went_live: Option<WentLive>,
+    /// How it says it is, and by how many milliseconds its backup lags, in place of how things are.
+    pub(super) says: Option<(Phase, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The service ends and starts again in the middle of everything, and so do daemons.
 
 use super::world::*;
-use crate::fleet::{HostVerb, State, Verb};
+use crate::fleet::{HostVerb, Refused, State, Verb};
 
 /// Does something `at` so many seconds after an order, and sees it done all the same.
 fn through(hosts: &[&str], verb: Verb, disturb: fn(&mut World)) -> Vec<World> {
@@ -73,6 +73,27 @@ fn the_service_restarts_in_the_middle_of_a_start_a_stop_and_a_drain() {
         world.pass(20);
         assert!(world.hosts.values().all(|host| host.processes.is_empty()));
         assert_eq!(world.starts.len(), 1);
+    }
+}
+
+#[test]
+fn what_is_asked_before_hosts_were_heard_is_asked_again() {
+    for verb in [
+        Verb::Failover {},
+        Verb::TestFailover {},
+        Verb::RestartBackup {},
+        migrate("c"),
+        migrate_primary("c"),
+    ] {
+        let mut world = World::protected(&["a", "b", "c"]);
+        world.restart_service();
+        let refused = world.verb(verb.clone()).unwrap_err();
+        assert_eq!(refused, Refused::TooEarly, "{verb}");
+        let refused = world.host_verb("a", HostVerb::Drain).unwrap_err();
+        assert_eq!(refused, Refused::TooEarly);
+        world.pass(10);
+        let order = world.verb(verb).unwrap();
+        world.until_done(order);
     }
 }
 

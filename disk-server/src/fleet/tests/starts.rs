@@ -3,7 +3,7 @@
 use super::hosts::GUEST_MIB;
 use super::world::*;
 use crate::fleet::{Operation, Order, Refused, State, Verb, What};
-use crate::views::Unfit;
+use crate::views::{Phase, Unfit};
 
 #[test]
 fn a_guest_whose_hosts_are_gone_is_started_anew_once_they_say_so() {
@@ -207,6 +207,27 @@ fn why_a_guest_is_not_protected_is_told() {
     world.at("b").logging_is_down = false;
     world.until(|world| world.state() == State::Protected);
     assert_eq!(world.told_states().last().unwrap(), "Protected");
+}
+
+#[test]
+fn how_a_guest_is_that_has_a_backup_is_told() {
+    let mut world = World::protected(&["a", "b"]);
+    for (phase, lag_ms, words) in [
+        (Phase::Diverged, 3, "Not protected: diverged (repairing)"),
+        (
+            Phase::Joining { percent: 40 },
+            3,
+            "Not protected: joining 40 %",
+        ),
+        (Phase::Protected, 1000, "Protected"),
+        (Phase::Protected, 1001, "Not protected: lagging by 1001 ms"),
+        (Phase::Protected, 3, "Protected"),
+    ] {
+        let primary = world.at("a").processes.get_mut(&vm());
+        primary.expect("it runs there").says = Some((phase, lag_ms));
+        world.until(|world| world.told_states().last().unwrap() == words);
+        assert_eq!(world.state().to_string(), words);
+    }
 }
 
 #[test]
