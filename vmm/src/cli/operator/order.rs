@@ -44,11 +44,12 @@ struct NotDone {
 /// What came of an order, for programs.
 #[derive(Serialize)]
 struct OrderJson<'a> {
-    order: OrderNumber,
+    /// `None` where there is none, as it was not accepted.
+    order: Option<OrderNumber>,
     #[serde(flatten)]
     subject: &'a Subject,
     verb: &'a str,
-    /// `accepted`, `done` or `failed`.
+    /// `accepted`, `done`, `failed`, `refused` or `unreachable`.
     outcome: &'a str,
     /// How it went, or why not.
     words: &'a str,
@@ -61,7 +62,8 @@ pub(super) fn guest(args: &OrderArgs, vm: &VmName, verb: Verb, name: &str) -> an
     let client = args.service.client()?;
     let cancel = outcome::cancel_on_signals()?;
     let subject = Subject::Vm(vm.clone());
-    let ordered = order(&client, subject, || client.order_guest(vm, verb))?;
+    let given = order(&client, &subject, || client.order_guest(vm, verb));
+    let ordered = accepted(args, &subject, name, given)?;
     carry_out(args, &client, &ordered, name, &cancel)
 }
 
@@ -80,14 +82,14 @@ pub(super) fn host(
         }
     };
     let cancel = outcome::cancel_on_signals()?;
+    let subject = Subject::Host(host.clone());
     let give = || {
-        let subject = Subject::Host(host.clone());
-        order(&client, subject, || match is_own {
+        order(&client, &subject, || match is_own {
             true => client.order_own_host(&host, verb),
             false => client.order_host(&host, verb),
         })
     };
-    let ordered = match (is_own, verb) {
+    let given = match (is_own, verb) {
         // The host is about to go down: a disk server that is started again meanwhile is waited for.
         (true, HostVerb::Drain) => {
             let mut is_told = false;
@@ -96,25 +98,50 @@ pub(super) fn host(
                     log::warn!("{error}: the drain waits for it");
                 }
             };
-            waiting::insist(&cancel, on_silence, give)?
+            waiting::insist(&cancel, on_silence, give)
         }
-        _ => give()?,
+        _ => give(),
     };
+    let ordered = accepted(args, &subject, name, given)?;
     carry_out(args, &client, &ordered, name, &cancel)
 }
 
 /// Gives an order, and notes what the journal had before it.
 fn order(
     client: &Client,
-    subject: Subject,
+    subject: &Subject,
     give: impl FnOnce() -> Result<OrderNumber, ClientError>,
 ) -> Result<Ordered, ClientError> {
-    let since = waiting::latest(client, &subject)?;
+    let since = waiting::latest(client, subject)?;
     Ok(Ordered {
         order: give()?,
-        subject,
+        subject: subject.clone(),
         since,
     })
+}
+
+/// The order, if it was accepted. If not, programs are told as well.
+fn accepted(
+    args: &OrderArgs,
+    subject: &Subject,
+    verb: &str,
+    given: Result<Ordered, ClientError>,
+) -> anyhow::Result<Ordered> {
+    if let (Err(error), true) = (&given, args.output.json) {
+        output::print_json(&OrderJson {
+            order: None,
+            subject,
+            verb,
+            outcome: match error {
+                ClientError::Unreachable(_) => "unreachable",
+                _ => "refused",
+            },
+            words: &error.to_string(),
+            outage_ms: None,
+            unprotected_ms: None,
+        })?;
+    }
+    Ok(given?)
 }
 
 fn carry_out(
@@ -160,7 +187,7 @@ fn tell(
     let (order, subject) = (ordered.order, name(&ordered.subject));
     let json = |outcome: &str, report: &Report| {
         output::print_json(&OrderJson {
-            order,
+            order: Some(order),
             subject: &ordered.subject,
             verb,
             outcome,

@@ -37,7 +37,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
                 .min(frame.area().height / 3),
         ),
         Constraint::Length(3),
-        Constraint::Length(1),
+        Constraint::Length(2),
     ]);
     let [head, guests, hosts, detail, help] = areas.areas(frame.area());
     frame.render_widget(Paragraph::new(title(model, head.width)), head);
@@ -247,38 +247,50 @@ fn about(model: &Model) -> Vec<Line<'static>> {
     lines
 }
 
-fn keys(model: &Model) -> Line<'static> {
+/// What keys do: with the selected line, and besides.
+fn keys(model: &Model) -> Vec<Line<'static>> {
     let suspend = match model.guest() {
         Some(status) if is_suspended(&status.state) => "resume",
         _ => "suspend",
+    };
+    let power = match model.guest().map(|status| &status.state) {
+        Some(State::Stopped { .. }) => "start",
+        _ => "stop",
     };
     let drain = match model.host() {
         Some(host) if host.draining => "undrain",
         _ => "drain",
     };
-    let keys: &[(&str, &str)] = match (&model.shown, model.selected) {
-        (Shown::Question(_), _) => &[("y", "yes"), ("any other key", "no")],
-        (Shown::History { .. }, _) => &[("↑↓", "scroll"), ("Esc", "back")],
-        (Shown::Fleet, Selected::Guest(_)) => &[
-            ("f", "failover"),
-            ("t", "test-failover"),
-            ("s", suspend),
-            ("c", "console"),
-            ("h", "history"),
-            ("Tab", "hosts"),
-            ("q", "quit"),
+    let rows: [&[(&'static str, &'static str)]; 2] = match (&model.shown, model.selected) {
+        (Shown::Question(_), _) => [&[("y", "yes"), ("any other key", "no")], &[]],
+        (Shown::History { .. }, _) => [&[("↑↓", "scroll"), ("Esc", "back")], &[]],
+        (Shown::Fleet, Selected::Guest(_)) => [
+            &[
+                ("f", "failover"),
+                ("t", "test-failover"),
+                ("b", "restart-backup"),
+                ("s", suspend),
+                ("p", power),
+            ],
+            &[
+                ("c", "console"),
+                ("h", "history"),
+                ("Tab", "hosts"),
+                ("q", "quit"),
+            ],
         ],
-        (Shown::Fleet, Selected::Host(_)) => &[
-            ("d", drain),
-            ("h", "history"),
-            ("Tab", "guests"),
-            ("q", "quit"),
+        (Shown::Fleet, Selected::Host(_)) => [
+            &[("d", drain)],
+            &[("h", "history"), ("Tab", "guests"), ("q", "quit")],
         ],
     };
-    let spans = keys
-        .iter()
-        .flat_map(|(key, what)| [Span::styled(*key, KEY), Span::raw(format!(" {what}  "))]);
-    spans.collect()
+    let row = |keys: &[(&'static str, &'static str)]| -> Line<'static> {
+        let spans = keys
+            .iter()
+            .flat_map(|(key, what)| [Span::styled(*key, KEY), Span::raw(format!(" {what}  "))]);
+        spans.collect()
+    };
+    rows.map(row).into()
 }
 
 fn draw_question(frame: &mut Frame<'_>, action: &Action) {

@@ -47,6 +47,10 @@ impl Action {
             Self::Guest(vm, Verb::SuspendProtection {}) => {
                 Some(format!("Let {vm} run without a backup?"))
             }
+            Self::Guest(vm, Verb::RestartBackup {}) => Some(format!(
+                "Let {vm} run without a backup until another one has joined?"
+            )),
+            Self::Guest(vm, Verb::Stop {}) => Some(format!("End {vm} on both hosts?")),
             Self::Host(host, HostVerb::Drain) => Some(format!("Empty {host}, and keep it empty?")),
             _ => None,
         }
@@ -62,7 +66,10 @@ impl Action {
                     Verb::TestFailover {} => "test-failover",
                     Verb::SuspendProtection {} => "suspend-protection",
                     Verb::ResumeProtection {} => "resume-protection",
-                    _ => "order",
+                    Verb::RestartBackup {} => "restart-backup",
+                    Verb::Start { .. } => "start",
+                    Verb::Stop {} => "stop",
+                    Verb::MigrateBackup { .. } | Verb::MigratePrimary { .. } => "migrate",
                 };
                 format!("{verb} {vm}")
             }

@@ -206,7 +206,7 @@ impl Model {
                 Some(host) if host.draining => Action::Host(host.host.clone(), HostVerb::Undrain),
                 Some(host) => Action::Host(host.host.clone(), HostVerb::Drain),
             },
-            Key::Letter(letter @ ('f' | 't' | 's' | 'c')) => {
+            Key::Letter(letter @ ('f' | 't' | 's' | 'b' | 'p' | 'c')) => {
                 let Some(status) = self.guest() else {
                     return self.hint("that is for a guest: Tab goes to the guests");
                 };
@@ -218,6 +218,9 @@ impl Model {
                         Action::Guest(vm, Verb::ResumeProtection {})
                     }
                     ('s', _) => Action::Guest(vm, Verb::SuspendProtection {}),
+                    ('b', _) => Action::Guest(vm, Verb::RestartBackup {}),
+                    ('p', State::Stopped { .. }) => Action::Guest(vm, Verb::Start { force: false }),
+                    ('p', _) => Action::Guest(vm, Verb::Stop {}),
                     _ => Action::Console(vm),
                 }
             }

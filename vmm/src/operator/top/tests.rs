@@ -41,8 +41,8 @@ fn everything_is_there_on_a_small_terminal() {
         "●  db    Protected     hosta    hostb   12 ms  4.1 Mbit/s",
         "●  wiki  joining 40 %  hostb    hosta   12 ms  4.1 Mbit/s",
         "■  hosta  live   3.3 GiB  db          wiki",
-        "f failover",
-        "q quit",
+        "f failover  t test-failover  b restart-backup  s suspend  p stop",
+        "c console  h history  Tab hosts  q quit",
     ] {
         assert!(text.contains(part), "no \"{part}\" in\n{text}");
     }
@@ -73,6 +73,33 @@ fn what_is_dangerous_is_asked_before() {
     assert_eq!(model.hit(Key::Letter('y')), Some(action.clone()));
     model.told(&action, Ok(7));
     assert!(screen(&model, (80, 24)).contains("test-failover db: accepted as order 7"));
+}
+
+#[test]
+fn each_verb_for_a_guest_has_its_key() {
+    let mut model = seen();
+    let guest = |verb| Action::Guest("db".parse().unwrap(), verb);
+    for (letter, verb) in [
+        ('f', Verb::Failover {}),
+        ('t', Verb::TestFailover {}),
+        ('b', Verb::RestartBackup {}),
+        ('s', Verb::SuspendProtection {}),
+        ('p', Verb::Stop {}),
+    ] {
+        assert_eq!(model.hit(Key::Letter(letter)), None, "{letter} asks first");
+        assert_eq!(model.hit(Key::Letter('y')), Some(guest(verb)));
+    }
+    let mut snapshot = snapshot();
+    snapshot.vms[0].state = State::Stopped { reason: None };
+    model.see(snapshot.clone());
+    let start = Verb::Start { force: false };
+    assert_eq!(model.hit(Key::Letter('p')), Some(guest(start)));
+    assert!(screen(&model, (80, 24)).contains("p start"));
+    let by = disk_server::views::Text::cut("anna");
+    snapshot.vms[0].state = State::NotProtected(Reason::Suspended { by });
+    model.see(snapshot);
+    let resume = Verb::ResumeProtection {};
+    assert_eq!(model.hit(Key::Letter('s')), Some(guest(resume)));
 }
 
 #[test]
