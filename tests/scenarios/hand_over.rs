@@ -24,7 +24,8 @@ fn a_guest_is_handed_over_there_and_back() -> Result<()> {
     let mut moments = Vec::new();
     for [from, to] in [[&a, &b], [&b, &a]] {
         backup.wait_for("joined", LIMIT)?;
-        primary.wait_for("protected", LIMIT)?;
+        let protected = primary.wait_for("protected", LIMIT)?;
+        let pause = protected["pause_ms"].as_u64().expect("it is told");
         assert_eq!(role(from)?, ("primary".into(), "protected".into()));
         assert_eq!(role(to)?, ("backup".into(), "protected".into()));
         let refused = to.ask(CONTROL, "{\"ask\":\"hand_over\"}")?;
@@ -43,7 +44,10 @@ fn a_guest_is_handed_over_there_and_back() -> Result<()> {
         assert_eq!(handed["epoch"], live["epoch"]);
         assert!(!told.has("lost") && !told.has("live"), "{told:?}");
         let outage = live["outage_ms"].as_u64().expect("it is told");
-        eprintln!("the guest stood still for {outage} ms, as the host has it");
+        eprintln!(
+            "handed over: the guest stood still for {outage} ms, as the host has it, and for {pause} ms at the end of \
+             the join"
+        );
         moments.push(since);
 
         primary = backup;

@@ -26,11 +26,11 @@ fn fail_over(load: Load) -> Result<()> {
     let run = failovers.run(&mut ())?;
     eprintln!("{run:?}");
     assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
-    assert_eq!((run.lost, run.reconnects), (Some(0), 0));
+    assert_eq!((run.lost, run.reconnects), (Some(0), 0), "{run:?}");
     let [before, after] = run.load_results.expect("the load was watched");
     assert!(before > 0 && after > 0, "{before} before, {after} after");
     assert!(run.ping_ms_max.is_some(), "pings were answered");
-    assert_eq!(run.pings_lost, 0);
+    assert_eq!(run.pings_lost, 0, "{run:?}");
     failovers.end(true)
 }
 

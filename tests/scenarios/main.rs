@@ -31,6 +31,7 @@ mod namespaces;
 mod nbd_client;
 mod nested_paging;
 mod orderly_end;
+mod orders;
 mod output_rule;
 mod page_reclaim;
 mod paging;

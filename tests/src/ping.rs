@@ -37,10 +37,13 @@ impl PingRecord {
     /// ```text
     /// [1795241094.112233] 64 bytes from 10.77.0.10: icmp_seq=1 ttl=64 time=2.81 ms
     /// [1795241094.512240] no answer yet for icmp_seq=2
+    /// [1795241097.512240] From 10.77.0.100 icmp_seq=2 Destination Host Unreachable
     /// ```
     ///
     /// The second kind is printed when the next ping is sent, and its ping may
-    /// still be answered.
+    /// still be answered. The third says that the ping was never sent: it waited
+    /// here for the guest's answer to ARP, which a guest that has to compute on a
+    /// slow machine does not give within three seconds.
     fn line(&mut self, line: &str, at: Instant) {
         let mut number = None;
         let mut took = None;
@@ -56,6 +59,8 @@ impl PingRecord {
             let sent = at.checked_sub(took).unwrap_or(at);
             let took = Some(took);
             self.0.insert(number, Ping { sent, took });
+        } else if line.contains("Unreachable") {
+            self.0.remove(&number);
         } else if line.contains("no answer yet") {
             let sent = at.checked_sub(INTERVAL).unwrap_or(at);
             self.0.entry(number).or_insert(Ping { sent, took: None });
@@ -241,5 +246,26 @@ mod tests {
         assert_eq!(record.lost(start, start + ms(5000)), 1);
         assert_eq!(record.lost(start, start + ms(500)), 0);
         assert_eq!(record.lost(start + ms(5000), start + ms(6000)), 0);
+    }
+
+    #[test]
+    fn what_was_never_sent_is_not_lost() {
+        let start = Instant::now();
+        let record = record(
+            start,
+            &[
+                (400, "no answer yet for icmp_seq=1"),
+                (600, "no answer yet for icmp_seq=2"),
+                (
+                    3400,
+                    "From 10.77.0.100 icmp_seq=1 Destination Host Unreachable",
+                ),
+                (
+                    3603,
+                    "64 bytes from 10.77.0.10: icmp_seq=3 ttl=64 time=3.00 ms",
+                ),
+            ],
+        );
+        assert_eq!(record.lost(start, start + ms(5000)), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! What an operator asks of the service.
 
 use std::fmt::Debug;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
@@ -265,23 +266,53 @@ impl Operator {
         Ok((host(placement.primary), host(placement.backup)))
     }
 
+    /// What `ftvm` prints as JSON, told to do this: a value a line.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, or prints something else.
+    pub fn told(&self, words: &[&str]) -> Result<Vec<Value>> {
+        values(words, &output(&mut self.ftvm(words)?)?)
+    }
+
+    /// What `ftvm` prints as JSON of why it does not do this.
+    ///
+    /// # Errors
+    ///
+    /// When it does it, or prints something else.
+    pub fn told_refusal(&self, words: &[&str]) -> Result<Value> {
+        let mut command = self.ftvm(words)?;
+        command.stdin(Stdio::null());
+        let ended = command.output().map_err(|source| Error::Start {
+            command: format!("{command:?}"),
+            source,
+        })?;
+        let printed = String::from_utf8_lossy(&ended.stdout);
+        match (ended.status.code(), values(words, &printed)?.pop()) {
+            (Some(1), Some(value)) => Ok(value),
+            (status, _) => Err(Error::Wrong {
+                what: format!("`ftvm {}` ends with status {status:?}", words.join(" ")),
+                seen: printed.into_owned(),
+            }),
+        }
+    }
+
+    /// `ftvm`, which is to ask this service for this in JSON.
+    fn ftvm(&self, words: &[&str]) -> Result<Command> {
+        let program = Layout::find().program("ftvm")?;
+        let mut command = self.place.command(&program.to_string_lossy())?;
+        command.args(words).args(["--json", "--disk-server"]);
+        command.arg(self.service.to_string()).args(&self.options);
+        Ok(command)
+    }
+
     /// What `ftvm history --json` has of all guests and hosts behind the entry with a number, the earliest first.
     ///
     /// # Errors
     ///
-    /// When that fails, or prints something else.
+    /// As [`Operator::told`].
     pub fn journal(&self, after: u64) -> Result<Vec<Value>> {
-        let program = Layout::find().program("ftvm")?;
-        let mut command = self.place.command(&program.to_string_lossy())?;
-        command.args(["history", "--json", "--limit", JOURNAL, "--disk-server"]);
-        command.arg(self.service.to_string()).args(&self.options);
-        let printed = output(&mut command)?;
-        let entries: serde_json::Result<Vec<Value>> =
-            printed.lines().map(serde_json::from_str).collect();
-        let mut entries = entries.map_err(|error| Error::Wrong {
-            what: format!("`ftvm history --json` does not print JSON: {error}"),
-            seen: printed.clone(),
-        })?;
+        let mut entries = self.told(&["history", "--limit", JOURNAL])?;
         entries.retain(|entry| entry["number"].as_u64().is_none_or(|it| it > after));
         Ok(entries)
     }
@@ -351,6 +382,15 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         heartbeat_timeout_ms: None,
         lag: LAG,
         hosts: NamedHosts::default(),
+    })
+}
+
+/// What `ftvm` printed, told this.
+fn values(words: &[&str], printed: &str) -> Result<Vec<Value>> {
+    let values: serde_json::Result<_> = printed.lines().map(serde_json::from_str).collect();
+    values.map_err(|error| Error::Wrong {
+        what: format!("`ftvm {}` does not print JSON: {error}", words.join(" ")),
+        seen: printed.to_owned(),
     })
 }
 

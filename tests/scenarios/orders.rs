@@ -1,0 +1,177 @@
+//! What operators order on three hosts, by `ftvm` and one after the other, while a client asks all the time: nothing is
+//! lost, and nobody connects anew. Daemons are killed in the middle of it, and of two opposite orders the later one
+//! counts.
+
+use std::time::Instant;
+
+use disk_server::fleet::{HostVerb, Verb};
+use testbed::fleet::{Daemon, Operator, Stage};
+use testbed::pair::{DiskServer, Guest};
+use testbed::workload::Client;
+use testbed::{LIMIT, Result, Testbed};
+
+const HOSTS: [&str; 3] = ["a", "b", "c"];
+const VM: &str = "db";
+
+#[test]
+fn orders_move_a_guest_under_load_and_nothing_is_lost() -> Result<()> {
+    let testbed = Testbed::new("orders")?;
+    let service = DiskServer::start(&testbed)?;
+    let [anna, ben] = ["anna", "ben"].map(|name| Operator::called(name, &testbed, &service));
+    let guest = Guest::redis(VM).quick();
+    let client = |testbed: &Testbed| Client::redis(testbed.client());
+    let mut stage = Stage::start(&testbed, &service, HOSTS, anna, &guest, client)?;
+    let since = Instant::now();
+    lists_have_it(&stage)?;
+    the_places_change(&mut stage, &service)?;
+    a_drain_is_undone_at_once(&stage, &ben)?;
+    for (place, host) in HOSTS.into_iter().enumerate() {
+        everything_leaves(&mut stage, &service, host, place == 1)?;
+    }
+    copies_move(&stage)?;
+    the_backup_starts_anew(&stage)?;
+    its_primary_dies(&mut stage, &service)?;
+    protection_is_suspended(&stage)?;
+    it_fails_over_and_stops(stage, &ben, since)?;
+    testbed.succeed();
+    Ok(())
+}
+
+fn lists_have_it(stage: &Stage) -> Result<()> {
+    let (primary, backup) = stage.protected()?;
+    let told = stage.operator.told(&["vm", "list"])?.remove(0);
+    let guest = &told["vms"][0];
+    assert_eq!(guest["vm"], VM, "{told}");
+    assert_eq!(guest["state"], "protected", "{told}");
+    let told = stage.operator.told(&["host", "list"])?.remove(0);
+    let hosts = told["hosts"].as_array().expect("hosts");
+    assert_eq!(hosts.len(), HOSTS.len());
+    for (copy, host) in [("primaries", &primary), ("backups", &backup)] {
+        let with: Vec<_> = hosts.iter().filter(|it| it[copy][0] == VM).collect();
+        assert!(
+            matches!(&with[..], [it] if it["host"] == **host),
+            "{copy} of {told}"
+        );
+    }
+    Ok(())
+}
+
+/// By plan: there, and back while there is no daemon on the host that is left.
+fn the_places_change(stage: &mut Stage, service: &DiskServer) -> Result<()> {
+    let (primary, backup) = stage.protected()?;
+    stage.order(&["failover", VM])?;
+    assert_eq!(stage.protected()?, (backup.clone(), primary.clone()));
+    stage.order_and(&["failover", VM], |stage| {
+        restart_daemon(stage, service, &backup)
+    })?;
+    assert_eq!(stage.protected()?.0, primary);
+    Ok(())
+}
+
+/// Two operators want the opposite of a host.
+fn a_drain_is_undone_at_once(stage: &Stage, ben: &Operator) -> Result<()> {
+    let (primary, _) = stage.protected()?;
+    let drain = stage.operator.order_host(&primary, HostVerb::Drain)?;
+    let undrain = ben.order_host(&primary, HostVerb::Undrain)?;
+    let outcome = stage.operator.outcome(drain, LIMIT)?;
+    assert_eq!(outcome, Err(format!("replaced by order {undrain} of ben")));
+    let outcome = ben.outcome(undrain, LIMIT)?;
+    assert_eq!(outcome.as_deref(), Ok("noted"));
+    stage.protected().map(drop)
+}
+
+/// A host's daemon is killed, and started again when the client has had replies without it.
+fn restart_daemon(stage: &mut Stage, service: &DiskServer, host: &str) -> Result<()> {
+    stage.take_daemon(host).kill()?;
+    stage.client.goes_on("without a daemon")?;
+    let daemon = Daemon::start(stage.host(host), service)?;
+    stage.daemons.push(daemon);
+    Ok(())
+}
+
+/// A host with a copy is drained; if so, its daemon is away meanwhile.
+fn everything_leaves(
+    stage: &mut Stage,
+    service: &DiskServer,
+    host: &str,
+    without_daemon: bool,
+) -> Result<()> {
+    if stage.idle_host()? == host {
+        stage.order(&["migrate", VM, host])?;
+    }
+    let drain = ["host", "drain", host];
+    match without_daemon {
+        true => stage.order_and(&drain, |stage| restart_daemon(stage, service, host))?,
+        false => stage.order(&drain)?,
+    }
+    assert_eq!(stage.idle_host()?, host);
+    stage.order(&["host", "undrain", host])
+}
+
+fn copies_move(stage: &Stage) -> Result<()> {
+    let (primary, _) = stage.protected()?;
+    let idle = stage.idle_host()?;
+    stage.order(&["migrate", VM, &idle])?;
+    assert_eq!(stage.protected()?, (primary, idle));
+    let idle = stage.idle_host()?;
+    stage.order(&["migrate", VM, &idle, "--primary"])?;
+    assert_eq!(stage.protected()?.0, idle);
+    Ok(())
+}
+
+fn the_backup_starts_anew(stage: &Stage) -> Result<()> {
+    let backup = || {
+        let status = stage.operator.status(VM)?;
+        Ok::<_, testbed::Error>(status.placement.backup.map(|it| it.claimant))
+    };
+    let (primary, _) = stage.protected()?;
+    let before = backup()?;
+    stage.order(&["restart-backup", VM])?;
+    assert_eq!(stage.protected()?.0, primary);
+    assert_ne!(backup()?, before);
+    Ok(())
+}
+
+/// Its process is killed, and so is the daemon of the host that takes over.
+fn its_primary_dies(stage: &mut Stage, service: &DiskServer) -> Result<()> {
+    let (_, backup) = stage.protected()?;
+    stage.order_and(&["test-failover", VM], |stage| {
+        restart_daemon(stage, service, &backup)
+    })?;
+    assert_eq!(stage.protected()?.0, backup);
+    Ok(())
+}
+
+fn protection_is_suspended(stage: &Stage) -> Result<()> {
+    stage.order(&["suspend-protection", VM])?;
+    let told = stage.operator.told(&["vm", "status", VM])?.remove(0);
+    assert_eq!(told["words"], "Not protected: suspended by anna");
+    let refusal = stage.operator.told_refusal(&["failover", VM])?;
+    assert_eq!(refusal["outcome"], "refused", "{refusal}");
+    let words = refusal["words"].as_str().unwrap_or_default();
+    assert!(words.contains("suspended by anna"), "{refusal}");
+    stage.order(&["resume-protection", VM])?;
+    stage.protected().map(drop)
+}
+
+/// Two operators want the opposite of a guest, whose client has had all of its replies.
+fn it_fails_over_and_stops(stage: Stage, ben: &Operator, since: Instant) -> Result<()> {
+    let Stage {
+        operator: anna,
+        client,
+        hosts: _hosts,
+        daemons: _daemons,
+        ..
+    } = stage;
+    let gap = client.lost_nothing().longest_gap(since);
+    eprintln!("{gap:?} at most without a reply");
+    let fail_over = anna.order(VM, Verb::Failover {})?;
+    let stop = ben.order(VM, Verb::Stop {})?;
+    let outcome = anna.outcome(fail_over, LIMIT)?;
+    assert_eq!(outcome, Err(format!("replaced by order {stop} of ben")));
+    let outcome = ben.outcome(stop, LIMIT)?;
+    assert_eq!(outcome.as_deref(), Ok("it is stopped"));
+    let undefined = ben.told(&["vm", "undefine", VM])?.remove(0);
+    assert_eq!(undefined["vm"], VM);
+    Ok(())
+}
