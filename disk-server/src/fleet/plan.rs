@@ -40,7 +40,7 @@ impl Fleet {
     /// # Errors
     /// See [`Refused`].
     pub fn plan(&self, operation: Operation, records: Records<'_>) -> Result<Planned, Refused> {
-        match operation {
+        let planned = match operation {
             Operation::Define { definition, by } => self.plan_definition(*definition, by, records),
             Operation::Undefine { vm, by } => {
                 self.kept(&vm)?;
@@ -61,7 +61,8 @@ impl Fleet {
             | Operation::Status { .. }
             | Operation::List { .. }
             | Operation::History { .. } => Err(Refused::NoChange),
-        }
+        };
+        planned.map_err(|refused| self.or_too_early(refused))
     }
 
     /// What operators will want once this plan is made: to be stored before.
@@ -255,8 +256,7 @@ impl Fleet {
         {
             return Ok(Planned::Already(pending.order));
         }
-        self.must_be_possible(vm, kept, &verb, records)
-            .map_err(|refused| self.or_too_early(refused))?;
+        self.must_be_possible(vm, kept, &verb, records)?;
         let record = records(vm);
         let (mut run, mut suspended) = (None, None);
         match &verb {
@@ -412,8 +412,7 @@ impl Fleet {
                 if drained.is_none() {
                     // A host that asks by itself is there, if its daemon was heard since the service's start or not.
                     if wanted_by == DrainedBy::Operator {
-                        self.must_be_known(&host)
-                            .map_err(|refused| self.or_too_early(refused))?;
+                        self.must_be_known(&host)?;
                     }
                     if all.len() >= MAX_DRAINED {
                         return Err(Refused::TooManyDrained);

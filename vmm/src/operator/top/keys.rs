@@ -60,21 +60,8 @@ impl Action {
     #[must_use]
     pub fn words(&self) -> String {
         match self {
-            Self::Guest(vm, verb) => {
-                let verb = match verb {
-                    Verb::Failover {} => "failover",
-                    Verb::TestFailover {} => "test-failover",
-                    Verb::SuspendProtection {} => "suspend-protection",
-                    Verb::ResumeProtection {} => "resume-protection",
-                    Verb::RestartBackup {} => "restart-backup",
-                    Verb::Start { .. } => "start",
-                    Verb::Stop {} => "stop",
-                    Verb::MigrateBackup { .. } | Verb::MigratePrimary { .. } => "migrate",
-                };
-                format!("{verb} {vm}")
-            }
-            Self::Host(host, HostVerb::Drain) => format!("drain {host}"),
-            Self::Host(host, HostVerb::Undrain) => format!("undrain {host}"),
+            Self::Guest(vm, verb) => format!("{verb} {vm}"),
+            Self::Host(host, verb) => format!("{verb} {host}"),
             Self::History(_) => "history".into(),
             Self::Console(vm) => format!("console {vm}"),
             Self::Quit => "quit".into(),
