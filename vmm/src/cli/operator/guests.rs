@@ -132,15 +132,15 @@ struct GuestsJson<'a> {
 /// Runs the command.
 pub(in crate::cli) fn vm(args: &VmArgs) -> anyhow::Result<()> {
     match &args.command {
-        VmCommand::Define(args) => define(args),
-        VmCommand::Undefine(args) => undefine(args),
+        VmCommand::Define(args) => args.output.told(define(args)),
+        VmCommand::Undefine(args) => args.output.told(undefine(args)),
         VmCommand::Start(args) => {
             let verb = Verb::Start { force: args.force };
             order::guest(&args.order, &args.vm, verb, "start")
         }
         VmCommand::Stop(args) => order::guest(&args.order, &args.vm, Verb::Stop {}, "stop"),
-        VmCommand::Status(args) => status(args),
-        VmCommand::List(args) => list(args),
+        VmCommand::Status(args) => args.output.told(status(args)),
+        VmCommand::List(args) => args.output.told(list(args)),
         VmCommand::Console(args) => console(args),
     }
 }

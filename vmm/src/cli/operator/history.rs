@@ -21,6 +21,10 @@ pub(in crate::cli) struct HistoryArgs {
 }
 
 pub(in crate::cli) fn history(args: &HistoryArgs) -> anyhow::Result<()> {
+    args.output.told(latest(args))
+}
+
+fn latest(args: &HistoryArgs) -> anyhow::Result<()> {
     let client = args.service.client()?;
     let mut left = args.limit;
     let mut entries = client.history(args.vm.as_ref(), |_| {

@@ -36,6 +36,10 @@ pub(in crate::cli) struct UndrainArgs {
 }
 
 pub(in crate::cli) fn list(args: &ListArgs) -> anyhow::Result<()> {
+    args.output.told(all(args))
+}
+
+fn all(args: &ListArgs) -> anyhow::Result<()> {
     let client = args.service.client()?;
     let hosts = client.hosts(&client.list()?)?;
     match args.output.json {

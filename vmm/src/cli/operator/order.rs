@@ -44,12 +44,11 @@ struct NotDone {
 /// What came of an order, for programs.
 #[derive(Serialize)]
 struct OrderJson<'a> {
-    /// `None` where there is none, as it was not accepted.
-    order: Option<OrderNumber>,
+    order: OrderNumber,
     #[serde(flatten)]
     subject: &'a Subject,
     verb: &'a str,
-    /// `accepted`, `done`, `failed`, `refused` or `unreachable`.
+    /// `accepted`, `done` or `failed`.
     outcome: &'a str,
     /// How it went, or why not.
     words: &'a str,
@@ -59,16 +58,28 @@ struct OrderJson<'a> {
 
 /// Has this done with a guest.
 pub(super) fn guest(args: &OrderArgs, vm: &VmName, verb: Verb, name: &str) -> anyhow::Result<()> {
+    args.output.told(order_guest(args, vm, verb, name))
+}
+
+fn order_guest(args: &OrderArgs, vm: &VmName, verb: Verb, name: &str) -> anyhow::Result<()> {
     let client = args.service.client()?;
     let cancel = outcome::cancel_on_signals()?;
     let subject = Subject::Vm(vm.clone());
-    let given = order(&client, &subject, || client.order_guest(vm, verb));
-    let ordered = accepted(args, &subject, name, given)?;
+    let ordered = order(&client, &subject, || client.order_guest(vm, verb))?;
     carry_out(args, &client, &ordered, name, &cancel)
 }
 
 /// Has this done with a host; with this one, by itself, where none is named.
 pub(super) fn host(
+    args: &OrderArgs,
+    host: Option<&HostName>,
+    verb: HostVerb,
+    name: &str,
+) -> anyhow::Result<()> {
+    args.output.told(order_host(args, host, verb, name))
+}
+
+fn order_host(
     args: &OrderArgs,
     host: Option<&HostName>,
     verb: HostVerb,
@@ -102,8 +113,7 @@ pub(super) fn host(
         }
         _ => give(),
     };
-    let ordered = accepted(args, &subject, name, given)?;
-    carry_out(args, &client, &ordered, name, &cancel)
+    carry_out(args, &client, &given?, name, &cancel)
 }
 
 /// Gives an order, and notes what the journal had before it.
@@ -120,28 +130,9 @@ fn order(
     })
 }
 
-/// The order, if it was accepted. If not, programs are told as well.
-fn accepted(
-    args: &OrderArgs,
-    subject: &Subject,
-    verb: &str,
-    given: Result<Ordered, ClientError>,
-) -> anyhow::Result<Ordered> {
-    if let (Err(error), true) = (&given, args.output.json) {
-        output::print_json(&OrderJson {
-            order: None,
-            subject,
-            verb,
-            outcome: match error {
-                ClientError::Unreachable(_) => "unreachable",
-                _ => "refused",
-            },
-            words: &error.to_string(),
-            outage_ms: None,
-            unprotected_ms: None,
-        })?;
-    }
-    Ok(given?)
+/// Whether programs have been told of this error already, as of what came of an order.
+pub(super) fn is_told(error: &anyhow::Error) -> bool {
+    error.is::<NotDone>() || error.is::<outcome::OrderStands>()
 }
 
 fn carry_out(
@@ -187,7 +178,7 @@ fn tell(
     let (order, subject) = (ordered.order, name(&ordered.subject));
     let json = |outcome: &str, report: &Report| {
         output::print_json(&OrderJson {
-            order: Some(order),
+            order,
             subject: &ordered.subject,
             verb,
             outcome,
@@ -215,14 +206,16 @@ fn tell(
             let verb = verb.to_owned();
             Err(NotDone { subject, verb, why }.into())
         }
-        (Some(Outcome::Cancelled), _) => Err(outcome::OrderStands {
-            order,
-            watch: match &ordered.subject {
+        (Some(Outcome::Cancelled), is_json) => {
+            if is_json {
+                json("accepted", &Report::default())?;
+            }
+            let watch = match &ordered.subject {
                 Subject::Vm(vm) => format!("ftvm vm status {vm}"),
                 Subject::Host(_) => "ftvm host list".to_owned(),
-            },
+            };
+            Err(outcome::OrderStands { order, watch }.into())
         }
-        .into()),
     }
 }
 
