@@ -264,6 +264,10 @@ fn keys(model: &Model) -> Vec<Line<'static>> {
     let rows: [&[(&'static str, &'static str)]; 2] = match (&model.shown, model.selected) {
         (Shown::Question(_), _) => [&[("y", "yes"), ("any other key", "no")], &[]],
         (Shown::History { .. }, _) => [&[("↑↓", "scroll"), ("Esc", "back")], &[]],
+        (Shown::Fleet, Selected::Host(_)) if model.moving.is_some() => [
+            &[("m", "backup here"), ("M", "primary here")],
+            &[("↑↓", "host"), ("Tab", "guests"), ("q", "quit")],
+        ],
         (Shown::Fleet, Selected::Guest(_)) => [
             &[
                 ("f", "failover"),
@@ -273,6 +277,7 @@ fn keys(model: &Model) -> Vec<Line<'static>> {
                 ("p", power),
             ],
             &[
+                ("m", "migrate"),
                 ("c", "console"),
                 ("h", "history"),
                 ("Tab", "hosts"),

@@ -50,6 +50,10 @@ impl Action {
             Self::Guest(vm, Verb::RestartBackup {}) => Some(format!(
                 "Let {vm} run without a backup until another one has joined?"
             )),
+            Self::Guest(vm, Verb::MigrateBackup { to }) => Some(format!(
+                "Let {vm} run without a backup until it has one on {to}?"
+            )),
+            Self::Guest(vm, Verb::MigratePrimary { to }) => Some(format!("Have {vm} run on {to}?")),
             Self::Guest(vm, Verb::Stop {}) => Some(format!("End {vm} on both hosts?")),
             Self::Host(host, HostVerb::Drain) => Some(format!("Empty {host}, and keep it empty?")),
             _ => None,
@@ -60,8 +64,8 @@ impl Action {
     #[must_use]
     pub fn words(&self) -> String {
         match self {
-            Self::Guest(vm, verb) => format!("{verb} {vm}"),
-            Self::Host(host, verb) => format!("{verb} {host}"),
+            Self::Guest(vm, verb) => format!("{vm}: {verb}"),
+            Self::Host(host, verb) => format!("{host}: {verb}"),
             Self::History(_) => "history".into(),
             Self::Console(vm) => format!("console {vm}"),
             Self::Quit => "quit".into(),

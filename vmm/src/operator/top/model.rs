@@ -30,6 +30,8 @@ pub struct Model {
     /// Why there is nothing newer, if the service does not answer.
     pub(super) lost: Option<String>,
     pub(super) selected: Selected,
+    /// The guest for which a host is sought.
+    pub(super) moving: Option<VmName>,
     pub(super) shown: Shown,
     pub(super) message: Option<Message>,
 }
@@ -85,6 +87,7 @@ impl Model {
             trends: BTreeMap::new(),
             lost: Some("connecting".into()),
             selected: Selected::Guest(0),
+            moving: None,
             shown: Shown::Fleet,
             message: None,
         }
@@ -185,12 +188,32 @@ impl Model {
             Key::Up => return self.step(-1),
             Key::Down => return self.step(1),
             Key::Tab => {
+                self.moving = None;
                 self.selected = match self.selected {
                     Selected::Guest(_) => Selected::Host(0),
                     Selected::Host(_) => Selected::Guest(0),
                 };
                 return self.step(0);
             }
+            Key::Letter(letter @ ('m' | 'M')) => match (self.guest(), self.host(), &self.moving) {
+                (Some(status), ..) => {
+                    self.moving = Some(status.vm.clone());
+                    self.selected = Selected::Host(0);
+                    return self.step(0);
+                }
+                (None, Some(host), Some(vm)) => {
+                    let (vm, to) = (vm.clone(), host.host.clone());
+                    self.moving = None;
+                    Action::Guest(
+                        vm,
+                        match letter {
+                            'm' => Verb::MigrateBackup { to },
+                            _ => Verb::MigratePrimary { to },
+                        },
+                    )
+                }
+                _ => return self.hint("m moves a guest: Tab goes to the guests"),
+            },
             Key::Letter('q') => return Some(Action::Quit),
             Key::Letter('h') => {
                 let vm = self.guest().map(|status| status.vm.clone());

@@ -42,7 +42,7 @@ fn everything_is_there_on_a_small_terminal() {
         "●  wiki  joining 40 %  hostb    hosta   12 ms  4.1 Mbit/s",
         "■  hosta  live   3.3 GiB  db          wiki",
         "f failover  t test-failover  b restart-backup  s suspend  p stop",
-        "c console  h history  Tab hosts  q quit",
+        "m migrate  c console  h history  Tab hosts  q quit",
     ] {
         assert!(text.contains(part), "no \"{part}\" in\n{text}");
     }
@@ -72,7 +72,7 @@ fn what_is_dangerous_is_asked_before() {
     let action = Action::Guest("db".parse().unwrap(), Verb::TestFailover {});
     assert_eq!(model.hit(Key::Letter('y')), Some(action.clone()));
     model.told(&action, Ok(7));
-    assert!(screen(&model, (80, 24)).contains("test-failover db: accepted as order 7"));
+    assert!(screen(&model, (80, 24)).contains("db: test-failover: accepted as order 7"));
 }
 
 #[test]
@@ -100,6 +100,42 @@ fn each_verb_for_a_guest_has_its_key() {
     model.see(snapshot);
     let resume = Verb::ResumeProtection {};
     assert_eq!(model.hit(Key::Letter('s')), Some(guest(resume)));
+}
+
+#[test]
+fn a_guest_is_moved_to_a_host() {
+    let db = || "db".parse().unwrap();
+    for (letter, verb) in [
+        (
+            'm',
+            Verb::MigrateBackup {
+                to: "hostc".parse().unwrap(),
+            },
+        ),
+        (
+            'M',
+            Verb::MigratePrimary {
+                to: "hostc".parse().unwrap(),
+            },
+        ),
+    ] {
+        let mut model = seen();
+        assert_eq!(model.hit(Key::Letter('m')), None);
+        let text = screen(&model, (80, 24));
+        assert!(text.contains("m backup here  M primary here"), "{text}");
+        model.hit(Key::Down);
+        model.hit(Key::Down);
+        assert_eq!(model.hit(Key::Letter(letter)), None, "it asks first");
+        assert_eq!(model.hit(Key::Letter('y')), Some(Action::Guest(db(), verb)));
+        assert_eq!(model.hit(Key::Letter('m')), None);
+        assert!(screen(&model, (80, 24)).contains("Tab goes to the guests"));
+    }
+    // Tab is for somebody who does not want that after all.
+    let mut model = seen();
+    for key in [Key::Letter('m'), Key::Tab, Key::Tab, Key::Letter('M')] {
+        assert_eq!(model.hit(key), None);
+    }
+    assert!(screen(&model, (80, 24)).contains("Tab goes to the guests"));
 }
 
 #[test]
