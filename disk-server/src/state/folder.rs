@@ -18,8 +18,8 @@ const EARLIER_FILE: &str = "arbiter.redb";
 /// What a store needs of a file system. It stands for one that renames a file as a whole, also when the
 /// power goes.
 pub(crate) trait Folder: Debug + Send {
-    /// The content of the state file, or a little more than [`MAX_STATE`] of it; `None` where there is
-    /// none.
+    /// The content of the state file, or a little more than [`MAX_STATE`] of it, which survives from then on;
+    /// `None` where there is none.
     fn read(&mut self) -> io::Result<Option<Vec<u8>>>;
 
     /// Writes a new file, in place of one that was left over, and has its content survive.
@@ -28,7 +28,7 @@ pub(crate) trait Folder: Debug + Send {
     /// Makes it the state file.
     fn rename_new(&mut self) -> io::Result<()>;
 
-    /// Has the state file's content and name survive.
+    /// Has the state file's name survive. Its content does, as it was written or read.
     fn sync(&mut self) -> io::Result<()>;
 }
 
@@ -122,6 +122,7 @@ impl Folder for StateFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
+        file.sync_all()?;
         let mut bytes = Vec::new();
         file.take(MAX_STATE + 1).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
@@ -140,7 +141,6 @@ impl Folder for StateFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()?;
         self.directory.directory.sync_all()
     }
 }

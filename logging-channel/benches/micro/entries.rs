@@ -37,10 +37,12 @@ pub(crate) const STRETCHES: [Stretch; 3] = [
 ];
 
 impl Stretch {
-    /// Its entries, at the exits behind `exits`.
+    /// Its entries, at the exits behind `exits`, and an output's marker: what nobody waits for is
+    /// acknowledged some milliseconds later.
     pub(crate) fn entries(&self, exits: u64) -> Vec<Entry> {
-        let all = exits + 1..=exits + self.count;
-        all.map(|exit| self.of.entry(exit)).collect()
+        let last = exits + self.count;
+        let all = (exits + 1..=last).map(|exit| self.of.entry(exit));
+        all.chain([trial::marker(last)]).collect()
     }
 
     /// The same as they are sent: in batches as large as the channel makes them.

@@ -23,7 +23,7 @@ use crate::settings::Settings;
 use crate::socket::Tail;
 
 /// What is read at once, at least.
-const READ_BYTES: usize = 128 * 1024;
+const READ_BYTES: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Shared {
