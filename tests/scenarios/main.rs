@@ -43,6 +43,7 @@ mod record_replay;
 mod recording;
 mod refusals;
 mod replay_tool;
+mod rounds;
 mod selftest;
 mod shadow_pages;
 mod stressors;

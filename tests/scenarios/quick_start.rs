@@ -100,6 +100,7 @@ fn the_commands_of_the_page_make_a_guest_that_outlives_its_hosts() -> Result<()>
     machines.type_in(&[lost], &back.commands)?;
     prometheus.sees("ftvm_vm_protected", |all| all.iter().any(is_one))?;
 
+    machines.tells_what_it_knows(lost)?;
     machines.type_in(&[HOSTS[0]], &format!("ftvm vm stop {VM}\n"))?;
     machines.purge(&[other, DISK])?;
     testbed.succeed();
@@ -203,11 +204,41 @@ impl Machines {
         }
     }
 
-    /// The host that the guest runs on, as one of them knows.
-    fn primary(&self, asked: usize) -> Result<usize> {
+    /// Without the disk server a host tells what it knows of the guest that it runs, and that nobody else was asked.
+    fn tells_what_it_knows(&self, machine: usize) -> Result<()> {
+        let disk_server = |verb| {
+            let unit = ["systemctl", verb, "ftvm-disk-server"];
+            self.hosts[DISK].check(&unit).map(drop)
+        };
+        disk_server("stop")?;
+        let (name, _) = MACHINES[machine];
+        let told = self.hosts[machine].run(&["ftvm", "vm", "status", VM])?;
+        assert!(told.exit.success(), "{told:?}");
+        let state = "Not protected: service unreachable";
+        assert!(told.stdout.contains(state), "{told:?}");
+        let whose = format!("this is what {name} knows");
+        assert!(told.stderr.contains(&whose), "{told:?}");
+        let status = self.status(machine)?;
+        assert_eq!(status["service_reachable"], false, "{status}");
+        assert_eq!(status["known_by"], name, "{status}");
+        assert_eq!(status["words"], state, "{status}");
+        assert_eq!(status["primary"]["host"], name, "{status}");
+        disk_server("start")?;
+        wait_until("that the disk server answers", LIMIT, || {
+            Ok(self.status(machine)?["service_reachable"] == true)
+        })
+    }
+
+    /// How the guest is, as a host tells it to programs.
+    fn status(&self, asked: usize) -> Result<serde_json::Value> {
         let status = ["ftvm", "vm", "status", VM, "--json"];
         let status = self.hosts[asked].check(&status)?;
-        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        Ok(serde_json::from_str(&status).expect("JSON"))
+    }
+
+    /// The host that the guest runs on, as one of them knows.
+    fn primary(&self, asked: usize) -> Result<usize> {
+        let status = self.status(asked)?;
         let name = &status["primary"]["host"];
         let machine = HOSTS.into_iter().find(|host| name == MACHINES[*host].0);
         Ok(machine.unwrap_or_else(|| panic!("{VM} runs on no host: {status}")))

@@ -40,8 +40,6 @@ use crate::workload::Client;
 
 /// The hosts.
 const HOSTS: [&str; 3] = ["a", "b", "c"];
-/// What an emulated host has, in MiB: for a while all guests are on two of them.
-const HOST_MIB: u32 = 4096;
 /// Until all guests are protected that boot at the same time on emulated hosts.
 const BOOT: Duration = Duration::from_secs(1800);
 /// Until all guests are protected again that had a copy on one host.
@@ -58,6 +56,8 @@ const REST: Duration = Duration::from_secs(2);
 pub struct Options {
     /// How many guests.
     pub guests: u8,
+    /// What an emulated host has, in MiB: for a while all guests are on two of them.
+    pub host_mib: u32,
     /// Silence after which a host takes the other for lost.
     pub heartbeat_timeout: Duration,
 }
@@ -66,6 +66,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             guests: 10,
+            host_mib: 4096,
             // Replies of one of twenty processes on three emulated processors take two.
             heartbeat_timeout: Duration::from_secs(6),
         }
@@ -125,7 +126,9 @@ impl Rounds {
     /// When something is not set up, a host does not boot, or a guest is not protected.
     pub fn start(name: &str, options: Options, tell: &mut dyn FnMut(String)) -> Result<Self> {
         // Without keys: twenty processes that join each other would leave emulated processors no time for the guests.
-        let testbed = Testbed::new(name)?.with_host_memory(HOST_MIB).plain();
+        let testbed = Testbed::new(name)?
+            .with_host_memory(options.host_mib)
+            .plain();
         let service = DiskServer::start(&testbed)?;
         let hosts = Vec::from(testbed.start_hosts(HOSTS)?);
         let daemons = hosts.iter().map(|host| Daemon::start(host, &service));
