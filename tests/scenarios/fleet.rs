@@ -179,19 +179,18 @@ fn answers_at_its_console(on: &Host, asks: &[String], typed: &str, answer: &str)
 
 /// Where no daemon is configured that could be asked instead, `ftvm` says that the service does not answer, and fails.
 fn nobody_tells_how_it_is(operator: &Operator, on: &Host, asks: &[String]) -> Result<()> {
-    for words in [
-        &["vm", "status", "db"][..],
-        &["vm", "status", "db", "--json"],
-        &["vm", "list"],
-    ] {
+    for words in [&["vm", "status", "db"][..], &["vm", "list"]] {
         let told = on.run(&ftvm(words, asks))?;
         assert_eq!(told.exit, Exit::Code(1), "{told:?}");
         assert_eq!(told.stdout, "", "{told:?}");
         assert!(told.stderr.contains("service unreachable"), "{told:?}");
     }
-    let refusal = operator.told_refusal(&["failover", "db"])?;
-    assert_eq!(refusal["outcome"], "unreachable", "{refusal}");
-    assert_eq!(refusal["words"], "service unreachable", "{refusal}");
+    for words in [&["vm", "status", "db"], &["failover", "db"][..]] {
+        let refusal = operator.told_refusal(words)?;
+        assert_eq!(refusal["outcome"], "unreachable", "{refusal}");
+        let why = refusal["words"].as_str().unwrap_or_default();
+        assert!(why.starts_with("service unreachable"), "{refusal}");
+    }
     Ok(())
 }
 
