@@ -12,7 +12,7 @@ fn ftvm(words: &[&str]) -> (Option<i32>, Vec<Value>) {
         .output()
         .expect("it runs");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let objects = text.lines().map(|line| serde_json::from_str(line));
+    let objects = text.lines().map(serde_json::from_str);
     (
         output.status.code(),
         objects.collect::<Result<_, _>>().expect("JSON"),

@@ -62,6 +62,18 @@ pub(super) struct OrderStands {
     pub(super) watch: String,
 }
 
+/// An order was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[error("{subject}: {verb} is not done: {why}")]
+pub(super) struct NotDone {
+    /// The guest, or the host.
+    pub(super) subject: String,
+    /// What was to be done.
+    pub(super) verb: String,
+    /// Why it was not.
+    pub(super) why: String,
+}
+
 /// The guest ended in a triple fault.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest crashed: triple fault")]

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::order::{self, OrderArgs};
-use super::{OutputArgs, ServiceArgs, locate, now_ms, output};
+use super::output::{self, OutputArgs};
+use super::{ServiceArgs, locate, now_ms};
 use crate::cli::outcome;
 use crate::host::CONFIG_FILE;
 use crate::io::Terminal;

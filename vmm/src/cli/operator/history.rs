@@ -4,7 +4,8 @@ use clap::Args;
 use disk_server::arbiter::VmName;
 use ratatui::text::Line;
 
-use super::{OutputArgs, ServiceArgs, output};
+use super::ServiceArgs;
+use super::output::{self, OutputArgs};
 use crate::operator::{json, view};
 
 #[derive(Args)]

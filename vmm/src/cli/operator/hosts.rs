@@ -5,8 +5,9 @@ use disk_server::arbiter::HostName;
 use disk_server::fleet::HostVerb;
 use serde_json::json;
 
+use super::ServiceArgs;
 use super::order::{self, OrderArgs};
-use super::{OutputArgs, ServiceArgs, output};
+use super::output::{self, OutputArgs};
 use crate::operator::json::{self, HostJson};
 use crate::operator::view;
 

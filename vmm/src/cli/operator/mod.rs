@@ -16,7 +16,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use clap::Args;
 use disk_server::arbiter::{HostName, ServerAddress, VmName};
-use serde::Serialize;
 
 use crate::cli::keys::KeyArgs;
 use crate::host::{CONFIG_FILE, Config};
@@ -51,41 +50,6 @@ impl ServiceArgs {
         let named = self.disk_server.clone();
         let server = named.unwrap_or(config.disk_server);
         Ok((Client::new(server, endpoint, settings::by()), config.name))
-    }
-}
-
-/// How it is told.
-#[derive(Args)]
-pub(super) struct OutputArgs {
-    /// Print JSON, for programs.
-    #[arg(long)]
-    json: bool,
-}
-
-/// Why a command did nothing, or could not tell, for programs.
-#[derive(Serialize)]
-struct FailureJson<'a> {
-    /// `refused` or `unreachable` as the service answered or not; `failed` for everything else.
-    outcome: &'a str,
-    words: String,
-}
-
-impl OutputArgs {
-    /// A command has come to this. Programs are told of a failure as well, but of an order's, which they know.
-    fn told(&self, result: anyhow::Result<()>) -> anyhow::Result<()> {
-        let Err(error) = &result else {
-            return result;
-        };
-        if self.json && !order::is_told(error) {
-            let outcome = match error.downcast_ref() {
-                Some(ClientError::Unreachable(_)) => "unreachable",
-                Some(_) => "refused",
-                None => "failed",
-            };
-            let words = format!("{error:#}");
-            output::print_json(&FailureJson { outcome, words })?;
-        }
-        result
     }
 }
 

@@ -10,8 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ratatui::text::Line;
 use serde::Serialize;
 
-use super::output;
-use super::{OutputArgs, ServiceArgs};
+use super::ServiceArgs;
+use super::output::{self, OutputArgs};
 use crate::cli::outcome;
 use crate::operator::client::{Client, ClientError};
 use crate::operator::waiting::{self, Ordered, Outcome, Report};
@@ -30,15 +30,6 @@ pub(in crate::cli) struct OrderArgs {
     output: OutputArgs,
     #[command(flatten)]
     service: ServiceArgs,
-}
-
-/// An order was not carried out.
-#[derive(Debug, thiserror::Error)]
-#[error("{subject}: {verb} is not done: {why}")]
-struct NotDone {
-    subject: String,
-    verb: String,
-    why: String,
 }
 
 /// What came of an order, for programs.
@@ -130,11 +121,6 @@ fn order(
     })
 }
 
-/// Whether programs have been told of this error already, as of what came of an order.
-pub(super) fn is_told(error: &anyhow::Error) -> bool {
-    error.is::<NotDone>() || error.is::<outcome::OrderStands>()
-}
-
 fn carry_out(
     args: &OrderArgs,
     client: &Client,
@@ -204,7 +190,7 @@ fn tell(
                 )?;
             }
             let verb = verb.to_owned();
-            Err(NotDone { subject, verb, why }.into())
+            Err(outcome::NotDone { subject, verb, why }.into())
         }
         (Some(Outcome::Cancelled), is_json) => {
             if is_json {

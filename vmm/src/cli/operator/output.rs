@@ -3,12 +3,52 @@
 use std::env;
 use std::io::{self, IsTerminal, Write};
 
+use clap::Args;
 use ratatui::backend::IntoCrossterm;
 use ratatui::crossterm::style::{Attribute, ContentStyle};
 use ratatui::crossterm::terminal;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 use serde::Serialize;
+
+use crate::cli::outcome::{NotDone, OrderStands};
+use crate::operator::client::ClientError;
+
+/// How it is told.
+#[derive(Args)]
+pub(super) struct OutputArgs {
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Why a command did nothing, or could not tell, for programs.
+#[derive(Serialize)]
+struct FailureJson<'a> {
+    /// `refused` or `unreachable` as the service answered or not; `failed` for everything else.
+    outcome: &'a str,
+    words: String,
+}
+
+impl OutputArgs {
+    /// A command has come to this. Programs are told of a failure as well, but of an order's, which they know.
+    pub(super) fn told(&self, result: anyhow::Result<()>) -> anyhow::Result<()> {
+        let Err(error) = &result else {
+            return result;
+        };
+        let is_told = error.is::<NotDone>() || error.is::<OrderStands>();
+        if self.json && !is_told {
+            let outcome = match error.downcast_ref() {
+                Some(ClientError::Unreachable(_)) => "unreachable",
+                Some(_) => "refused",
+                None => "failed",
+            };
+            let words = format!("{error:#}");
+            print_json(&FailureJson { outcome, words })?;
+        }
+        result
+    }
+}
 
 /// How wide a table may be: as the terminal, or as it likes where there is none.
 pub(super) fn width() -> usize {
