@@ -62,7 +62,7 @@ impl Upkeep {
         let mut file = self.directory.file(JOURNAL_FILE);
         let outcome = match &self.anew {
             Some(anew) => file.write_new(&anew.text),
-            None => file.sync(),
+            None => file.sync_all(),
         };
         let anew = self.anew;
         Maintained { outcome, anew }

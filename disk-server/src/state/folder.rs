@@ -116,6 +116,17 @@ fn lock(directory: &Path) -> Result<File, OpenStateError> {
     }
 }
 
+impl StateFile {
+    /// Has its content survive, to which was appended, and its name.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn sync_all(&mut self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()?;
+        self.sync()
+    }
+}
+
 impl Folder for StateFile {
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         let file = match File::open(&self.path) {
