@@ -18,6 +18,10 @@ pub enum Capability {
     NetBindService,
     /// To count what a guest's kernel does.
     Perfmon,
+    /// To lock memory, for which a limit serves, too.
+    IpcLock,
+    /// To run threads at real-time priority, for which limits serve, too.
+    SysNice,
 }
 
 impl Capability {
@@ -27,6 +31,8 @@ impl Capability {
             Self::NetAdmin => CapabilitySet::NET_ADMIN,
             Self::NetBindService => CapabilitySet::NET_BIND_SERVICE,
             Self::Perfmon => CapabilitySet::PERFMON,
+            Self::IpcLock => CapabilitySet::IPC_LOCK,
+            Self::SysNice => CapabilitySet::SYS_NICE,
         }
     }
 }
@@ -40,7 +46,8 @@ pub(crate) fn set_of(kept: &[Capability]) -> CapabilitySet {
 /// Gives up the calling thread's capabilities but these.
 pub(crate) fn keep(kept: CapabilitySet) -> io::Result<()> {
     let had = capabilities(None)?;
-    if kept.contains(had.permitted) && had.inheritable.is_empty() {
+    // What it has but to give it to programs is of no use, as it executes none.
+    if kept.contains(had.permitted) {
         return Ok(());
     }
     clear_ambient_capability_set()?;
@@ -55,9 +62,12 @@ pub(crate) fn keep(kept: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
-/// What CAP_IPC_LOCK and CAP_SYS_NICE allow is allowed by limits from now on. Gives those that this process has
-/// and has no limit in place of, since it may not raise it.
-pub(crate) fn become_limits() -> CapabilitySet {
+/// Those that limits serve in place of.
+pub(crate) const LIMITS: CapabilitySet = CapabilitySet::IPC_LOCK.union(CapabilitySet::SYS_NICE);
+
+/// What these of [`LIMITS`] allow is allowed by limits from now on. Gives those that this process has, and must not
+/// raise the limit of.
+pub(crate) fn become_limits(wanted: CapabilitySet) -> CapabilitySet {
     let had = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     // As the kernel counts them (getrlimit(2)): nice values to -20, and all real-time priorities.
     let limits = [
@@ -72,7 +82,8 @@ pub(crate) fn become_limits() -> CapabilitySet {
     let mut left = CapabilitySet::empty();
     for (capability, limit, most) in limits {
         let is_lower = getrlimit(limit).is_ok_and(|(soft, _)| soft < most);
-        if had.contains(capability) && is_lower && setrlimit(limit, most, most).is_err() {
+        let is_had = (had & wanted).contains(capability);
+        if is_had && is_lower && setrlimit(limit, most, most).is_err() {
             left |= capability;
         }
     }

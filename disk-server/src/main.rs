@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use confinement::{Capability, Confinement, Reach, Use};
+use confinement::{Calls, Capability, Confinement, Reach, Use};
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
 use disk_server::export::ExportSpec;
 use disk_server::logging;
@@ -128,7 +128,8 @@ impl Serve {
         }
         // Files of others, as root opens them, and ports below 1024.
         let capabilities = [Capability::DacOverride, Capability::NetBindService];
-        Ok(Confinement::begin(start, later, &capabilities))
+        let confinement = Confinement::begin(start, later, &capabilities);
+        Ok(confinement.calling(&[Calls::Files, Calls::Accept]))
     }
 }
 
