@@ -151,7 +151,7 @@ mod tests {
     use crate::cli::{Cli, Command};
 
     /// Where the process that is confined has its files.
-    const FOLDER: &str = "FTVM_TEST_CONFINED";
+    const FOLDER: &str = "CONFINED_TEST_FOLDER";
 
     fn confined(folder: &Path, server: SocketAddr) -> Confinement {
         let file = |name: &str| folder.join(name).display().to_string();
