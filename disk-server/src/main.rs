@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use confinement::{Calls, Capability, Confinement, Reach, Use};
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
 use disk_server::export::ExportSpec;
 use disk_server::logging;
 use disk_server::server::{Config, Limits, NbdConfig, Server};
+use disk_server::state::StateDirectory;
 use disk_server::status::Status;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -59,6 +61,12 @@ impl Keys {
         self.endpoint(&key_of_person())
     }
 
+    /// The files of a server's key, and of whose keys are trusted.
+    fn files_of_server(&self) -> Option<(&Path, &Path)> {
+        let key = self.key.as_deref().unwrap_or(Path::new(KEY_FILE));
+        (!self.plain).then_some((key, &self.trust))
+    }
+
     fn endpoint(&self, default: &Path) -> Result<Endpoint, EndpointError> {
         match self.plain {
             true => Ok(Endpoint::plain()),
@@ -97,6 +105,34 @@ struct Serve {
     max_connections: usize,
 }
 
+impl Serve {
+    /// Confines the server to its state, and for its start to its key, its disks and its ports. Before there is a
+    /// second thread.
+    fn confine(&self, keys: &Keys) -> anyhow::Result<Confinement> {
+        // What is not there cannot be told the kernel.
+        StateDirectory::make(&self.state)?;
+        let mut later = Reach::default().with(&self.state, Use::Own);
+        // The C library's, for the memory that it gives.
+        for read in ["/proc/sys/vm", "/sys/devices/system/cpu", "/sys/kernel/mm"] {
+            later = later.with(read, Use::Read);
+        }
+        let addresses = [Some(self.listen), self.nbd_listen, self.metrics];
+        let ports = addresses.iter().flatten().map(SocketAddr::port).collect();
+        let mut start = Reach::default().binding(&ports);
+        if let Some((key, trust)) = keys.files_of_server() {
+            start = start.with(key, Use::Read);
+            later = later.with_replaced(trust, Use::Read);
+        }
+        for export in &self.exports {
+            start = start.with(&export.path, Use::Device);
+        }
+        // Files of others, as root opens them, and ports below 1024.
+        let capabilities = [Capability::DacOverride, Capability::NetBindService];
+        let confinement = Confinement::begin(start, later, &capabilities);
+        Ok(confinement.calling(&[Calls::Files, Calls::Accept]))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List the virtual machines, their epochs and who holds them; the hosts, and which of them is to be
@@ -128,8 +164,13 @@ enum Command {
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
+    // The log is a second thread.
+    let confinement = match (&cli.command, &cli.serve) {
+        (None, Some(serve)) => Some(serve.confine(&cli.keys)).transpose(),
+        _ => Ok(None),
+    };
     logging::start();
-    let status = match run(cli) {
+    let status = match confinement.and_then(|confinement| run(cli, confinement)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             disk_server::lossy_writer::say(&format!("disk-server: {error:#}\n"));
@@ -140,7 +181,7 @@ pub(crate) fn main() -> ExitCode {
     status
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli, confinement: Option<Confinement>) -> anyhow::Result<()> {
     match (cli.command, cli.serve) {
         (Some(Command::Status { server, json }), _) => {
             let endpoint = cli.keys.of_person()?;
@@ -163,12 +204,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             std::fs::create_dir_all(&directory)?;
             Ok(clap_mangen::generate_to(Cli::command(), &directory)?)
         }
-        (None, Some(serve)) => run_server(serve, cli.keys.of_server()?),
+        (None, Some(serve)) => run_server(serve, cli.keys.of_server()?, confinement.as_ref()),
         (None, None) => anyhow::bail!("--listen and --state are needed; see --help"),
     }
 }
 
-fn run_server(args: Serve, endpoint: Endpoint) -> anyhow::Result<()> {
+fn run_server(
+    args: Serve,
+    endpoint: Endpoint,
+    confinement: Option<&Confinement>,
+) -> anyhow::Result<()> {
     let nbd = match args.nbd_listen {
         None => None,
         Some(listen) => Some(NbdConfig {
@@ -194,6 +239,9 @@ fn run_server(args: Serve, endpoint: Endpoint) -> anyhow::Result<()> {
             ..Limits::default()
         },
     })?;
+    if let Some(confinement) = confinement {
+        confinement.has_started();
+    }
     let stop = server.stop_handle();
     // SIGHUP asks to open the log anew, and standard error has no file to open. SIGXFSZ comes with a
     // write beyond the limit of file sizes (setrlimit(2)), which is no reason to stop all machines: it

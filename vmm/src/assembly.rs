@@ -91,6 +91,8 @@ pub struct Guest {
     pub host_report: HostReport,
     /// Ethernet address of its card.
     pub mac: [u8; 6],
+    /// Its counter of stops, opened ahead.
+    counter: Option<Result<HardwareCounter, CpuError>>,
     /// Its disk, not served yet. A replay has none, also where the guest has one.
     pub disk: Option<GuestDisk>,
     /// The host's connections.
@@ -260,6 +262,7 @@ impl Guest {
             identity,
             host_report: report.for_peer(purpose),
             mac: config.mac.0,
+            counter: None,
             disk: None,
             host: host.with_terminal()?,
         })
@@ -274,6 +277,14 @@ impl Guest {
         Ok(planted.map_err(|error| BootError::Load(error.to_string()))?)
     }
 
+    /// Opens this host's performance counter where there is one, for [`Guest::count_stops`] on the same thread:
+    /// while this process may.
+    pub fn open_counter(&mut self) {
+        if doctor::has_counter(&self.host_report) {
+            self.counter = Some(HardwareCounter::open());
+        }
+    }
+
     /// Names stops between two exits by this host's performance counter, and emits an event if that
     /// ends, as it does at once if the counter is gone since the doctor looked. To be called on the
     /// thread that will run the guest, where [`crate::doctor::has_counter`] says that there is one.
@@ -284,7 +295,8 @@ impl Guest {
                 reason: reason.to_owned(),
             });
         });
-        if self.cpu.count_with(HardwareCounter::open()) {
+        let counter = self.counter.take();
+        if (self.cpu).count_with(counter.unwrap_or_else(HardwareCounter::open)) {
             log::info!("stops of a computing guest are named by the performance counter");
         }
     }

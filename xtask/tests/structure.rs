@@ -314,6 +314,7 @@ fn files_import_each_other_in_no_circle() {
         "logging-channel",
         "disk-server",
         "transport",
+        "confinement",
         "guest-images",
         "tests",
         "tests/benchmark",

@@ -51,24 +51,39 @@ pub(crate) struct StateFile {
 }
 
 impl StateDirectory {
+    /// Makes a directory if it is missing.
+    ///
+    /// # Errors
+    /// [`OpenStateError::MakeDirectory`].
+    pub fn make(path: &Path) -> Result<(), OpenStateError> {
+        let make = || {
+            if fs::exists(path)? {
+                return Ok(());
+            }
+            fs::create_dir_all(path)?;
+            match path.canonicalize()?.parent() {
+                // Its name is as durable as what is in it.
+                Some(parent) => File::open(parent)?.sync_all(),
+                None => Ok(()),
+            }
+        };
+        make().map_err(|source| OpenStateError::MakeDirectory {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
     /// Opens a directory, which is made if it is missing.
     ///
     /// # Errors
     /// See [`OpenStateError`].
     pub fn open(path: &Path) -> Result<Arc<StateDirectory>, OpenStateError> {
+        Self::make(path)?;
         let made = |source| OpenStateError::MakeDirectory {
             path: path.to_owned(),
             source,
         };
-        let is_new = !fs::exists(path).map_err(made)?;
-        fs::create_dir_all(path).map_err(made)?;
         let directory = File::open(path).map_err(made)?;
-        if is_new && let Some(parent) = path.canonicalize().map_err(made)?.parent() {
-            // Its name is as durable as what is in it.
-            File::open(parent)
-                .and_then(|parent| parent.sync_all())
-                .map_err(made)?;
-        }
         let lock = lock(path)?;
         let earlier = path.join(EARLIER_FILE);
         // Also beside a state of ours: who went back to the earlier version may have decided since.

@@ -22,6 +22,12 @@ impl EventsArgs {
         self.events.as_deref() == Some(Path::new("-"))
     }
 
+    /// The file, if it is one.
+    pub(super) fn file(&self) -> Option<&Path> {
+        let file = self.events.as_deref();
+        file.filter(|_| !self.takes_standard_output())
+    }
+
     /// Opens the events of a guest, and has its files opened anew whenever this process is told.
     pub(super) fn open(&self, guest: &GuestArgs) -> anyhow::Result<Events> {
         let events = Events::open(self.events.as_deref())?;

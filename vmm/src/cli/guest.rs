@@ -1,6 +1,6 @@
 //! What all commands that run a guest have in common.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -115,6 +115,16 @@ impl GuestArgs {
             vm.disk.clone_from(&self.disk);
         }
         Ok(vm)
+    }
+
+    /// The file that describes it.
+    pub(super) fn description(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    /// The file that its console's output is appended to.
+    pub(super) fn console_log(&self) -> Option<&Path> {
+        self.console_log.as_deref()
     }
 
     /// Whether a person has this terminal on the guest.

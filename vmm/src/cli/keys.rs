@@ -30,6 +30,12 @@ impl KeyArgs {
         Ok(endpoint)
     }
 
+    /// The files of a host's key, and of whose keys are trusted.
+    pub(super) fn files_of_host(&self) -> Option<(&Path, &Path)> {
+        let key = self.key.as_deref().unwrap_or(Path::new(KEY_FILE));
+        (!self.plain).then_some((key, &self.trust))
+    }
+
     /// As the host that this configuration is of, if no other key is named.
     pub(super) fn of_configured(&self, host: &Config) -> Result<Endpoint, EndpointError> {
         let endpoint = match self.plain || self.key.is_some() {

@@ -1,6 +1,7 @@
 //! The `ftvm` command line.
 
 mod check;
+mod confined;
 mod events;
 mod examine;
 mod guest;
@@ -184,8 +185,6 @@ struct RecordArgs {
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    log_output::start();
-    outcome::survive_file_size_limit();
     let matches = help::grouped(Cli::command()).get_matches();
     let result = match Cli::from_arg_matches(&matches) {
         Ok(cli) => run(&cli),
@@ -206,7 +205,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Starts the log, which is a thread.
+fn start_log() {
+    log_output::start();
+    outcome::survive_file_size_limit();
+}
+
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    // These are confined before.
+    if !matches!(cli.command, Command::Primary(_) | Command::Backup(_)) {
+        start_log();
+    }
     match &cli.command {
         Command::Vm(args) => guests::vm(args)?,
         Command::Failover(args) => protection::failover(args)?,
@@ -286,8 +295,10 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
 }
 
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
-    let events = args.pair.events.open(&args.guest)?;
     let vm = args.guest.vm()?;
+    let confinement = confined::primary(args, &vm);
+    start_log();
+    let events = args.pair.events.open(&args.guest)?;
     let endpoint = args.pair.keys.of_host()?;
     let options = PrimaryOptions {
         listen: args.listen,
@@ -300,6 +311,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         wait_for_backup: args.wait_for_backup,
         backup_reads: args.pair.backup_reads == BackupReads::Disk,
         pace: args.pair.pace(&args.guest),
+        confinement,
         #[cfg(feature = "sabotage")]
         never_repair: args.never_repair,
         #[cfg(feature = "sabotage")]
@@ -326,6 +338,9 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
 }
 
 fn backup(args: &BackupArgs) -> anyhow::Result<()> {
+    let vm = args.guest.vm()?;
+    let confinement = confined::backup(args, &vm);
+    start_log();
     let events = args.pair.events.open(&args.guest)?;
     let endpoint = args.pair.keys.of_host()?;
     let options = BackupOptions {
@@ -340,6 +355,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
         },
         pace: args.pair.pace(&args.guest),
         backup_reads: args.pair.backup_reads == BackupReads::Disk,
+        confinement,
         turn_hot: outcome::turn_hot_on_signal()?,
         #[cfg(feature = "sabotage")]
         sabotage: Plan {
@@ -349,7 +365,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     };
     let tended = args.pair.tended;
     let ended = roles::run_backup(
-        &args.guest.vm()?,
+        &vm,
         &args.guest.host(args.pair.replication.purpose(), endpoint),
         &options,
         &events,

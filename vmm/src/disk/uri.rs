@@ -22,6 +22,12 @@ pub struct DiskUri {
 }
 
 impl DiskUri {
+    /// Where its server is.
+    #[must_use]
+    pub fn server(&self) -> &ServerAddress {
+        &self.server
+    }
+
     /// Its name on its server.
     #[must_use]
     pub fn export(&self) -> &ExportName {

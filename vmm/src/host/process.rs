@@ -23,6 +23,11 @@ use serde::{Deserialize, Serialize};
 /// Where last words are looked for, from the end of a file, in bytes.
 const LAST_WORDS: u64 = 4 << 10;
 
+/// Of `linux/capability.h`.
+const CAP_NET_ADMIN: libc::c_ulong = 12;
+/// For arguments that a request has not (prctl(2)).
+const NONE: libc::c_ulong = 0;
+
 /// How soon a lock is asked for again where that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -75,11 +80,15 @@ impl Lock {
 pub(super) fn start(mut command: Command, lock: Lock) -> io::Result<Child> {
     // Every other process that is started meanwhile closes its copy when it begins.
     let inherited = lock.0.as_raw_fd();
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing; the file is
+    // SAFETY: between fork and exec the closure makes three system calls and allocates nothing; the file is
     // open until this returns.
     unsafe {
         command.pre_exec(move || {
             setsid()?;
+            // The guest's interface is there, and to attach to it takes no capability. Where this daemon is root's,
+            // the process gives it up itself.
+            let lower = libc::PR_CAP_AMBIENT_LOWER as libc::c_ulong;
+            let _ = libc::prctl(libc::PR_CAP_AMBIENT, lower, CAP_NET_ADMIN, NONE, NONE);
             let file = std::os::fd::BorrowedFd::borrow_raw(inherited);
             fcntl(file, FcntlArg::F_SETFD(FdFlag::empty()))?;
             Ok(())

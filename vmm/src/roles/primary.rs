@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use confinement::Confinement;
 use disk_server::views::{Condition, Role, Wanted};
 use logging_channel::session::Listener;
 use logging_channel::{Seed, Settings};
@@ -49,6 +50,8 @@ pub struct PrimaryOptions {
     pub backup_reads: bool,
     /// How often the guest's state is taken.
     pub pace: Pace,
+    /// What this process may do, before and after its start.
+    pub confinement: Confinement,
     /// **Leaves a backup that differs as it is**: for the test of a failover in that window.
     #[cfg(feature = "sabotage")]
     pub never_repair: bool,
@@ -78,6 +81,8 @@ pub fn run_primary(
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     // A host without room for it claims nothing, and takes no backup.
     let baseline = guest.baseline()?;
+    guest.open_counter();
+    options.confinement.has_started();
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     tie_to_server(&mut guest, &rights)?;
     let needs = needs(&guest, vm);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use confinement::Confinement;
 use disk_server::arbiter::Claimant;
 use disk_server::views::{Condition, Wanted};
 use logging_channel::session::Listener;
@@ -65,6 +66,8 @@ pub struct BackupOptions {
     pub pace: Pace,
     /// Whether its backups that execute the log read the guest's disk themselves then.
     pub backup_reads: bool,
+    /// What this process may do, before and after its start.
+    pub confinement: Confinement,
     /// Set when a cold backup ([`Settings::keep`]) is to execute the log from then on.
     pub turn_hot: Arc<AtomicBool>,
     /// **Breaks the replay**: for the tests that show that it is found.
@@ -103,6 +106,8 @@ pub fn run_backup(
         });
     })?;
     let mut guest = Guest::of_parts(parts, vm, host, Verification::default())?;
+    guest.open_counter();
+    options.confinement.has_started();
     let is_cold = options.channel.keep.is_some();
     tie_to_server(&mut guest, &rights)?;
     let needs = needs(&guest, vm);

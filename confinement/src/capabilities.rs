@@ -1,0 +1,91 @@
+//! Capabilities (capabilities(7)), and the limits that serve in place of two of them.
+
+use std::io;
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
+};
+
+/// A capability that a program needs for its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capability {
+    /// To open files of others, as root does.
+    DacOverride,
+    /// To attach to network interfaces.
+    NetAdmin,
+    /// To bind to ports below 1024.
+    NetBindService,
+    /// To count what a guest's kernel does.
+    Perfmon,
+    /// To lock memory, for which a limit serves, too.
+    IpcLock,
+    /// To run threads at real-time priority, for which limits serve, too.
+    SysNice,
+}
+
+impl Capability {
+    fn bit(self) -> CapabilitySet {
+        match self {
+            Self::DacOverride => CapabilitySet::DAC_OVERRIDE,
+            Self::NetAdmin => CapabilitySet::NET_ADMIN,
+            Self::NetBindService => CapabilitySet::NET_BIND_SERVICE,
+            Self::Perfmon => CapabilitySet::PERFMON,
+            Self::IpcLock => CapabilitySet::IPC_LOCK,
+            Self::SysNice => CapabilitySet::SYS_NICE,
+        }
+    }
+}
+
+/// Those of `kept` as a set.
+pub(crate) fn set_of(kept: &[Capability]) -> CapabilitySet {
+    let bits = kept.iter().map(|capability| capability.bit());
+    bits.fold(CapabilitySet::empty(), |set, bit| set | bit)
+}
+
+/// Gives up the calling thread's capabilities but these.
+pub(crate) fn keep(kept: CapabilitySet) -> io::Result<()> {
+    let had = capabilities(None)?;
+    // What it has but to give it to programs is of no use, as it executes none.
+    if kept.contains(had.permitted) {
+        return Ok(());
+    }
+    clear_ambient_capability_set()?;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: had.effective & kept,
+            permitted: had.permitted & kept,
+            inheritable: CapabilitySet::empty(),
+        },
+    )?;
+    Ok(())
+}
+
+/// Those that limits serve in place of.
+pub(crate) const LIMITS: CapabilitySet = CapabilitySet::IPC_LOCK.union(CapabilitySet::SYS_NICE);
+
+/// What these of [`LIMITS`] allow is allowed by limits from now on. Gives those that this process has, and must not
+/// raise the limit of.
+pub(crate) fn become_limits(wanted: CapabilitySet) -> CapabilitySet {
+    let had = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    // As the kernel counts them (getrlimit(2)): nice values to -20, and all real-time priorities.
+    let limits = [
+        (
+            CapabilitySet::IPC_LOCK,
+            Resource::RLIMIT_MEMLOCK,
+            RLIM_INFINITY,
+        ),
+        (CapabilitySet::SYS_NICE, Resource::RLIMIT_NICE, 40),
+        (CapabilitySet::SYS_NICE, Resource::RLIMIT_RTPRIO, 99),
+    ];
+    let mut left = CapabilitySet::empty();
+    for (capability, limit, most) in limits {
+        let is_lower = getrlimit(limit).is_ok_and(|(soft, _)| soft < most);
+        let is_had = (had & wanted).contains(capability);
+        if is_had && is_lower && setrlimit(limit, most, most).is_err() {
+            left |= capability;
+        }
+    }
+    left
+}

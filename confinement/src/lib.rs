@@ -1,0 +1,97 @@
+//! What ftvm's programs give up, so that whoever gets one of them to do his bidding gets little.
+//!
+//! A [`Confinement`] begins before the process has threads, since Linux confines threads and not processes: a
+//! thread gets what its parent has. It becomes narrower when the program has started and has open what it needs:
+//!
+//! | | files and ports, by Landlock | capabilities | system calls, by seccomp |
+//! | --- | --- | --- | --- |
+//! | from the beginning | what is needed for a start, or later | those for a start | all |
+//! | when it has started | what is needed later | none | what is needed later |
+//!
+//! No program of others can be executed, from the beginning. What a host's kernel cannot do is told in the log,
+//! and is no reason not to run a guest.
+
+mod capabilities;
+mod reach;
+mod system_calls;
+
+use landlock::BitFlags;
+use log::Level;
+use parking_lot::Mutex;
+use rustix::thread::{CapabilitySet, set_no_new_privs};
+
+pub use crate::capabilities::Capability;
+use crate::capabilities::LIMITS;
+pub use crate::reach::{Ports, Reach, Use};
+pub use crate::system_calls::Calls;
+
+/// What a process may still do.
+#[derive(Debug)]
+pub struct Confinement {
+    later: Reach,
+    calls: Vec<Calls>,
+    /// Capabilities that no limit could take the place of.
+    without_limit: CapabilitySet,
+    /// What is not confined, and why, until that is told.
+    open: Mutex<Vec<(Level, String)>>,
+}
+
+impl Confinement {
+    /// Confines the calling thread, and those that it starts, to what is needed for a `start`, or `later`, and to
+    /// these capabilities. To be called before there is another thread.
+    ///
+    /// Limits take the place of CAP_IPC_LOCK and CAP_SYS_NICE. A process that has these and must not raise its
+    /// limits, as in some containers, keeps them.
+    #[must_use]
+    pub fn begin(start: Reach, later: Reach, capabilities: &[Capability]) -> Self {
+        let mut open = Vec::new();
+        let asked = capabilities::set_of(capabilities);
+        let without_limit = capabilities::become_limits(asked & LIMITS);
+        let needed = asked.difference(LIMITS) | without_limit;
+        if let Err(error) = capabilities::keep(needed) {
+            let text = format!("this process keeps its capabilities: {error}");
+            open.push((Level::Warn, text));
+        }
+        if let Err(error) = set_no_new_privs(true) {
+            open.push((
+                Level::Warn,
+                format!("programs may gain privileges: {error}"),
+            ));
+        }
+        match start.and(&later).enforce(reach::scopes()) {
+            Ok(lacking) => open.extend(lacking.map(|lacking| (Level::Info, lacking))),
+            Err(error) => open.push((Level::Warn, error.to_string())),
+        }
+        Self {
+            later,
+            calls: Vec::new(),
+            without_limit,
+            open: Mutex::new(open),
+        }
+    }
+
+    /// With these system calls when it has started, beside those that every program makes.
+    #[must_use]
+    pub fn calling(self, groups: &[Calls]) -> Self {
+        let calls = groups.to_vec();
+        Self { calls, ..self }
+    }
+
+    /// The program has started: confines all threads to the system calls that are needed later, and the calling
+    /// one, with those that it starts from now on, to the files and ports, without capabilities. Linux 7.0 confines
+    /// the other threads to these, too.
+    pub fn has_started(&self) {
+        for (level, open) in std::mem::take(&mut *self.open.lock()) {
+            log::log!(level, "{open}");
+        }
+        if let Err(error) = self.later.enforce(BitFlags::EMPTY) {
+            log::debug!("{error}");
+        }
+        if let Err(error) = capabilities::keep(self.without_limit) {
+            log::debug!("this thread keeps its capabilities: {error}");
+        }
+        if let Err(error) = system_calls::allow(&self.calls) {
+            log::warn!("{error}");
+        }
+    }
+}

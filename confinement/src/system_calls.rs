@@ -1,0 +1,337 @@
+//! Which system calls a process may make (seccomp(2)).
+//!
+//! A list of what is allowed, in [groups](Calls). Any other call fails with EPERM, and the kernel's audit log has it.
+//! It does not end the process, as in monitors whose guests have one copy each: a call that is missing here is made
+//! on both hosts of a guest, and the second one's at the time when it is the only one left. Whoever got hold of the
+//! process gains nothing by a call that fails in place of one that ends it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::process;
+
+use libc::{SYS_ioctl as IOCTL, c_long};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Is,
+    SeccompCondition as Condition, SeccompFilter, SeccompRule as Rule, TargetArch,
+};
+
+/// A group of system calls beside those that every program makes: for memory that is not executable, threads, time,
+/// its own signals, and descriptors that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// Files are opened, and changed.
+    Files,
+    /// IP connections and datagrams are taken.
+    Accept,
+    /// IP connections are made.
+    Connect,
+    /// A guest of KVM's is run: its memory, processor, counter, network interface and terminal.
+    Guest,
+}
+
+/// Why calls are not filtered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FilterError {
+    #[error("this process may make every system call of its user: {0}")]
+    Compile(#[from] BackendError),
+    #[error(
+        "this process may make every system call of its user: take a kernel with CONFIG_SECCOMP_FILTER"
+    )]
+    Refused(#[source] io::Error),
+}
+
+/// What every program does.
+const ALL: &[c_long] = &[
+    // Descriptors.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_pipe2,
+    libc::SYS_eventfd2,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    // Connections that it has.
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_shutdown,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_socketpair,
+    // Memory.
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    // Threads.
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_futex,
+    libc::SYS_membarrier,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_getcpu,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // Signals.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    // Time, and the rest.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_nanosleep,
+    libc::SYS_getrandom,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_sysinfo,
+    libc::SYS_uname,
+];
+
+const FILES: &[c_long] = &[
+    libc::SYS_openat,
+    libc::SYS_access,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_getdents64,
+    libc::SYS_mkdir,
+    libc::SYS_rename,
+    libc::SYS_renameat2,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_flock,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fadvise64,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_sync_file_range,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_copy_file_range,
+];
+
+const ACCEPT: &[c_long] = &[libc::SYS_accept4, libc::SYS_bind, libc::SYS_listen];
+
+const CONNECT: &[c_long] = &[libc::SYS_connect, libc::SYS_bind];
+
+const GUEST: &[c_long] = &[libc::SYS_mlock, libc::SYS_mbind];
+
+/// `KVMIO` of `linux/kvm.h`, where a request has it.
+const KVM: u64 = 0xae00;
+
+/// What KVM is asked for while a guest runs: its numbers, without those that make a machine.
+const KVM_REQUESTS: &[u64] = &[
+    0x03, // CHECK_EXTENSION
+    0x42, // GET_DIRTY_LOG
+    0x44, // SET_NR_MMU_PAGES
+    0x46, // SET_USER_MEMORY_REGION
+    0x80, // RUN
+    0x81, // GET_REGS
+    0x82, // SET_REGS
+    0x83, // GET_SREGS
+    0x84, // SET_SREGS
+    0x85, // TRANSLATE
+    0x86, // INTERRUPT
+    0x88, // GET_MSRS
+    0x89, // SET_MSRS
+    0x8c, // GET_FPU
+    0x8d, // SET_FPU
+    0x9b, // SET_GUEST_DEBUG
+    0x9f, // GET_VCPU_EVENTS
+    0xa0, // SET_VCPU_EVENTS
+    0xa1, // GET_DEBUGREGS
+    0xa2, // SET_DEBUGREGS
+    0xa3, // ENABLE_CAP
+    0xa4, // GET_XSAVE
+    0xa5, // SET_XSAVE
+    0xa6, // GET_XCRS
+    0xa7, // SET_XCRS
+    0xc0, // CLEAR_DIRTY_LOG
+    0xc6, // X86_SET_MSR_FILTER
+    0xcf, // GET_XSAVE2
+];
+
+/// `linux/prctl.h`: names of threads and of memory, timer slack, no merging of memory.
+const PRCTL_REQUESTS: &[u64] = &[15, 16, 29, 67, 0x5356_4d41];
+
+/// `asm-generic/ioctls.h`: FIONBIO, and of terminals TCGETS, TCSETS and TIOCGWINSZ.
+const REQUESTS: &[u64] = &[0x5421, 0x5401, 0x5402, 0x5413];
+
+/// TUNSETOFFLOAD (`linux/if_tun.h`).
+const TUN_REQUEST: u64 = 0x5400 | 208;
+
+/// Of performance counters (`linux/perf_event.h`): ENABLE, DISABLE, RESET and PERIOD.
+const PERF_REQUESTS: &[u64] = &[0x2400, 0x2401, 0x2403, 0x2404];
+
+/// An allow-list.
+#[derive(Default)]
+struct List(BTreeMap<c_long, Vec<Rule>>);
+
+impl List {
+    fn all(&mut self, calls: &[c_long]) {
+        self.0.extend(calls.iter().map(|call| (*call, Vec::new())));
+    }
+
+    /// A call where all of these arguments are so.
+    fn where_all(&mut self, call: c_long, arguments: &[(u8, Is, u64)]) -> Result<(), BackendError> {
+        let conditions = arguments
+            .iter()
+            .map(|(at, is, value)| Condition::new(*at, Width::Dword, is.clone(), *value))
+            .collect::<Result<_, _>>()?;
+        let rules = self.0.entry(call).or_default();
+        rules.push(Rule::new(conditions)?);
+        Ok(())
+    }
+
+    /// A call where an argument is one of these.
+    fn where_any(&mut self, call: c_long, at: u8, values: &[u64]) -> Result<(), BackendError> {
+        (values.iter()).try_for_each(|value| self.where_all(call, &[(at, Is::Eq, *value)]))
+    }
+
+    /// A request to a driver, by its kind and number, whatever the size of its argument.
+    fn request(&mut self, request: u64) -> Result<(), BackendError> {
+        self.where_all(IOCTL, &[(1, Is::MaskedEq(0xffff), request)])
+    }
+}
+
+fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
+    const EXECUTABLE: u64 = libc::PROT_EXEC as u64;
+    let mut list = List::default();
+    list.all(ALL);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        list.where_all(call, &[(2, Is::MaskedEq(EXECUTABLE), 0)])?;
+    }
+    // Its own threads.
+    let own = u64::from(process::id());
+    list.where_all(libc::SYS_tgkill, &[(0, Is::Eq, own)])?;
+    for (call, thread) in [
+        (libc::SYS_sched_setscheduler, 0),
+        (libc::SYS_sched_setaffinity, 0),
+        (libc::SYS_setpriority, 1),
+    ] {
+        list.where_all(call, &[(thread, Is::Eq, 0)])?;
+    }
+    // Limits are read, and not set.
+    list.where_all(libc::SYS_prlimit64, &[(0, Is::Eq, 0), (2, Is::Eq, 0)])?;
+    list.where_any(libc::SYS_prctl, 0, PRCTL_REQUESTS)?;
+    list.where_any(IOCTL, 1, REQUESTS)?;
+    for group in groups {
+        match group {
+            Calls::Files => list.all(FILES),
+            Calls::Accept => list.all(ACCEPT),
+            Calls::Connect => list.all(CONNECT),
+            Calls::Guest => {
+                list.all(GUEST);
+                for number in KVM_REQUESTS {
+                    list.request(KVM | number)?;
+                }
+                for request in PERF_REQUESTS {
+                    list.request(*request)?;
+                }
+                list.request(TUN_REQUEST)?;
+            }
+        }
+    }
+    if groups
+        .iter()
+        .any(|group| matches!(group, Calls::Accept | Calls::Connect))
+    {
+        let families = [libc::AF_INET, libc::AF_INET6].map(|family| family as u64);
+        list.where_any(libc::SYS_socket, 0, &families)?;
+    }
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(list.0, refused, SeccompAction::Allow, TargetArch::x86_64)?;
+    filter.try_into()
+}
+
+/// Lets all threads of this process make no other calls from now on than those of these groups, and those of every
+/// program.
+pub(crate) fn allow(groups: &[Calls]) -> Result<(), FilterError> {
+    let filter = filter(groups)?;
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    // What is refused is logged, but for what a process asks so often that the log would be full of it (audit(8)).
+    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_LOG;
+    // SAFETY: the kernel reads the program, which outlives the call; seccompiler's instructions have the layout of
+    // `linux/filter.h`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        ..0 => Err(FilterError::Refused(io::Error::last_os_error())),
+        // The number of a thread with another filter than this one.
+        _ => Err(FilterError::Refused(io::ErrorKind::ResourceBusy.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_list_has_what_starts_programs_or_makes_machines() {
+        let all = [Calls::Files, Calls::Accept, Calls::Connect, Calls::Guest];
+        filter(&all).expect("it compiles");
+        let lists = [ALL, FILES, ACCEPT, CONNECT, GUEST].concat();
+        for call in [
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_fork,
+            libc::SYS_vfork,
+            libc::SYS_ptrace,
+            libc::SYS_kill,
+            libc::SYS_mmap,
+            libc::SYS_mprotect,
+            libc::SYS_socket,
+            libc::SYS_ioctl,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_perf_event_open,
+        ] {
+            assert!(!lists.contains(&call), "{call}");
+        }
+        for creates in [0x01, 0x41, 0x90] {
+            assert!(!KVM_REQUESTS.contains(&creates), "{creates:#x}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Which system calls a process cannot make once it has started. One test, for a process of its own.
+
+use std::fs::{self, File};
+use std::io::{Error, Result};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+
+use confinement::{Calls, Confinement, Ports, Reach, Use};
+
+fn is_refused<T>(done: Result<T>) -> bool {
+    done.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+/// Whether memory is made executable.
+fn executable_memory() -> Result<()> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: new memory, at no address in particular.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+    match memory {
+        libc::MAP_FAILED => Err(Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Asks whether a process can be signalled, which signals nothing.
+fn signal_process() -> Result<()> {
+    // SAFETY: takes numbers only.
+    match unsafe { libc::kill(libc::getpid(), 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+#[test]
+fn what_is_not_listed_is_refused_to_all_threads() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it listens");
+    // Landlock lets it do everything.
+    let all = Reach::default()
+        .with("/", Use::Own)
+        .connecting(&Ports::Any)
+        .binding(&Ports::Any);
+    let confinement = Confinement::begin(Reach::default(), all, &[]).calling(&[Calls::Files]);
+    let (go, waits) = mpsc::channel();
+    let early = thread::spawn(move || {
+        waits.recv().expect("it is told");
+        is_refused(TcpStream::connect(address))
+    });
+    TcpStream::connect(address).expect("everything is allowed before");
+
+    confinement.has_started();
+    go.send(()).expect("it waits");
+    assert!(early.join().expect("no panic"), "a thread from before");
+    let later = move || {
+        assert!(fs::read("/proc/self/status").is_ok() && File::open("/etc/passwd").is_ok());
+        assert!(is_refused(TcpStream::connect(address)));
+        assert!(is_refused(UdpSocket::bind("127.0.0.1:0")));
+        assert!(Command::new("/bin/true").status().is_err());
+        assert!(is_refused(executable_memory()));
+        assert!(is_refused(signal_process()));
+    };
+    thread::spawn(later).join().expect("all are refused");
+    listener
+        .set_nonblocking(true)
+        .expect("a request that is listed");
+}
