@@ -147,7 +147,7 @@ const ACCEPT: &[c_long] = &[libc::SYS_accept4, libc::SYS_bind, libc::SYS_listen]
 
 const CONNECT: &[c_long] = &[libc::SYS_connect, libc::SYS_bind];
 
-const GUEST: &[c_long] = &[libc::SYS_mlock, libc::SYS_mbind];
+const GUEST: &[c_long] = &[libc::SYS_mlock, libc::SYS_mbind, libc::SYS_mincore];
 
 /// `KVMIO` of `linux/kvm.h`, where a request has it.
 const KVM: u64 = 0xae00;
