@@ -50,6 +50,7 @@ mod process;
 pub mod protocol;
 mod qemu;
 mod qmp;
+mod refused_calls;
 pub mod rounds;
 mod run_lock;
 mod snapshot;

@@ -6,6 +6,9 @@ use crate::host_kind::HostKind;
 use crate::layout::Layout;
 use crate::network::Fabric;
 
+/// How the name of a console's log ends, behind the host's.
+const CONSOLE: &str = "-console.log";
+
 /// What an emulated host has; a namespace has all of this machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HostSize {
@@ -52,7 +55,12 @@ impl Plan<'_> {
 }
 
 pub(crate) fn console_log(logs: &Path, name: &str) -> PathBuf {
-    logs.join(format!("{name}-console.log"))
+    logs.join(format!("{name}{CONSOLE}"))
+}
+
+/// Whether it is what a host's console said.
+pub(crate) fn is_console_log(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| path.ends_with(CONSOLE))
 }
 
 /// Where QEMU's own messages go.

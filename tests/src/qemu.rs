@@ -57,8 +57,9 @@ fn stat(pid: i32) -> Option<(char, u64)> {
 }
 
 /// What a host's kernel is told. Linux gives its timer ten ticks' time to interrupt it, or panics: an emulated
-/// processor that has others beside it may not come to it in time. KVM's guests do not look either.
-const WORDS: &str = "console=ttyS0 quiet mitigations=off no_timer_check panic=-1";
+/// processor that has others beside it may not come to it in time. KVM's guests do not look either. Its console has
+/// notices: of [system calls](crate::refused_calls) that were refused.
+pub(crate) const WORDS: &str = "console=ttyS0 loglevel=6 mitigations=off no_timer_check panic=-1";
 
 /// What QEMU migrates a host's state with; it is started in the snapshot's directory.
 const SAVE: &str = "exec:cat > state";

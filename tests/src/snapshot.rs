@@ -21,7 +21,7 @@ use crate::image::{HostImage, file_error, file_stamp, machine_program};
 use crate::layout::Layout;
 use crate::network::Fabric;
 use crate::plan::{HostSize, Plan, console_log};
-use crate::qemu::Qemu;
+use crate::qemu::{Qemu, WORDS};
 use crate::run_lock::RunLock;
 use crate::wait::{LIMIT, wait_until};
 
@@ -97,7 +97,7 @@ fn stamp(image: &HostImage) -> Result<String> {
         fs::read_to_string(BOOT_ID).map_err(|source| file_error(BOOT_ID.as_ref(), source))?;
     let qemu = file_stamp(&machine_program("qemu-system-x86_64")?)?;
     Ok(format!(
-        "{boot}{qemu}{:?}\n{}",
+        "{boot}{qemu}{WORDS}{:?}\n{}",
         Qemu::HARDWARE,
         image.stamp()?
     ))

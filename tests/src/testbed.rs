@@ -16,6 +16,7 @@ use crate::network::{Fabric, Network, Position};
 use crate::paging::Paging;
 use crate::plan::{HostSize, Plan};
 use crate::process::LocalProcess;
+use crate::refused_calls;
 use crate::run_lock::RunLock;
 
 /// Variable that keeps the logs of successful runs too.
@@ -271,7 +272,16 @@ impl Testbed {
     }
 
     /// Ends a run that went well: its logs are not needed.
+    ///
+    /// # Panics
+    ///
+    /// When a host's kernel refused one of our programs a system call.
     pub fn succeed(mut self) {
+        let refused = refused_calls::of(&self.logs);
+        assert!(
+            refused.is_empty(),
+            "these are missing in crate `confinement`: {refused:#?}"
+        );
         self.succeeded = true;
     }
 }
