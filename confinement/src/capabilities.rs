@@ -18,6 +18,8 @@ pub enum Capability {
     NetBindService,
     /// To count what a guest's kernel does.
     Perfmon,
+    /// The same with kernels that ask for this in its place, as Debian's do.
+    SysAdmin,
     /// To lock memory, for which a limit serves, too.
     IpcLock,
     /// To run threads at real-time priority, for which limits serve, too.
@@ -31,6 +33,7 @@ impl Capability {
             Self::NetAdmin => CapabilitySet::NET_ADMIN,
             Self::NetBindService => CapabilitySet::NET_BIND_SERVICE,
             Self::Perfmon => CapabilitySet::PERFMON,
+            Self::SysAdmin => CapabilitySet::SYS_ADMIN,
             Self::IpcLock => CapabilitySet::IPC_LOCK,
             Self::SysNice => CapabilitySet::SYS_NICE,
         }
@@ -60,6 +63,22 @@ pub(crate) fn keep(kept: CapabilitySet) -> io::Result<()> {
         },
     )?;
     Ok(())
+}
+
+/// Whether `check` holds without this capability in effect, where the calling thread has it; `true` where it has not.
+pub(crate) fn is_dispensable(
+    capability: Capability,
+    check: impl FnOnce() -> bool,
+) -> io::Result<bool> {
+    let had = capabilities(None)?;
+    if !had.effective.contains(capability.bit()) {
+        return Ok(true);
+    }
+    let effective = had.effective.difference(capability.bit());
+    set_capabilities(None, CapabilitySets { effective, ..had })?;
+    let holds = check();
+    set_capabilities(None, had)?;
+    Ok(holds)
 }
 
 /// Those that limits serve in place of.

@@ -16,6 +16,7 @@ mod reach;
 mod system_calls;
 
 use landlock::BitFlags;
+use landlock::PathFd;
 use log::Level;
 use parking_lot::Mutex;
 use rustix::thread::{CapabilitySet, set_no_new_privs};
@@ -34,6 +35,8 @@ pub struct Confinement {
     without_limit: CapabilitySet,
     /// What is not confined, and why, until that is told.
     open: Mutex<Vec<(Level, String)>>,
+    /// The files that can be reached.
+    files: Mutex<Vec<PathFd>>,
 }
 
 impl Confinement {
@@ -58,8 +61,12 @@ impl Confinement {
                 format!("programs may gain privileges: {error}"),
             ));
         }
+        let mut files = Vec::new();
         match start.and(&later).enforce(reach::scopes()) {
-            Ok(lacking) => open.extend(lacking.map(|lacking| (Level::Info, lacking))),
+            Ok(enforced) => {
+                open.extend(enforced.lacking.map(|lacking| (Level::Info, lacking)));
+                files = enforced.files;
+            }
             Err(error) => open.push((Level::Warn, error.to_string())),
         }
         Self {
@@ -67,6 +74,7 @@ impl Confinement {
             calls: Vec::new(),
             without_limit,
             open: Mutex::new(open),
+            files: Mutex::new(files),
         }
     }
 
@@ -84,11 +92,20 @@ impl Confinement {
         for (level, open) in std::mem::take(&mut *self.open.lock()) {
             log::log!(level, "{open}");
         }
-        if let Err(error) = self.later.enforce(BitFlags::EMPTY) {
-            log::debug!("{error}");
+        let mut kept = self.without_limit;
+        let all = Capability::DacOverride;
+        if !capabilities::is_dispensable(all, || self.later.is_permitted()).unwrap_or(true) {
+            log::warn!(
+                "this process keeps CAP_DAC_OVERRIDE, as it uses files of another user: run it as that user"
+            );
+            kept |= capabilities::set_of(&[all]);
         }
-        if let Err(error) = capabilities::keep(self.without_limit) {
-            log::debug!("this thread keeps its capabilities: {error}");
+        match self.later.enforce(BitFlags::EMPTY) {
+            Ok(enforced) => self.files.lock().extend(enforced.files),
+            Err(error) => log::debug!("{error}"),
+        }
+        if let Err(error) = capabilities::keep(kept) {
+            log::info!("this thread keeps its capabilities: {error}");
         }
         if let Err(error) = system_calls::allow(&self.calls) {
             log::warn!("{error}");

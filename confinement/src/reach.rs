@@ -1,7 +1,9 @@
 //! Which files and ports a process may reach (Landlock; landlock(7)).
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -120,9 +122,17 @@ impl Reach {
     #[must_use]
     pub fn with_replaced(self, path: &Path, used: Use) -> Self {
         match path.metadata() {
-            Ok(found) if !found.is_file() => self.with(path, used),
-            _ => self.with_directory_of(path, used),
+            Ok(found) if !found.is_file() => return self.with(path, used),
+            _ => {}
         }
+        // Where the name is a link's, both directories are on the way.
+        let reach = match path.canonicalize() {
+            Ok(real) if directory_of(&real) != directory_of(path) => {
+                self.with_directory_of(&real, used)
+            }
+            _ => self,
+        };
+        reach.with_directory_of(path, used)
     }
 
     /// The same of the directory that a file is in, or is to be in.
@@ -156,19 +166,43 @@ impl Reach {
     /// cannot keep out of reach.
     /// `scopes` are confined too: once for a process, as a thread that is confined to the same twice could not
     /// signal one that is so once (Linux 6.12).
-    pub(crate) fn enforce(&self, scopes: BitFlags<Scope>) -> Result<Option<String>, ReachError> {
-        let status = self.rules(scopes)?.all_threads(true)?.restrict_self()?;
+    ///
+    /// The files are to be kept open: a rule is about an inode, and one of /proc is another one once the kernel has
+    /// forgotten its name.
+    pub(crate) fn enforce(&self, scopes: BitFlags<Scope>) -> Result<Enforced, ReachError> {
+        let (rules, files) = self.rules(scopes)?;
+        let status = rules.all_threads(true)?.restrict_self()?;
         let version = match status.landlock {
             LandlockStatus::Available { effective_abi, .. } => effective_abi,
             _ => return Err(ReachError::Missing),
         };
-        Ok(match status.ruleset {
+        let lacking = match status.ruleset {
             RulesetStatus::FullyEnforced => None,
             _ => lacking(version),
+        };
+        Ok(Enforced { lacking, files })
+    }
+
+    /// Whether this process is permitted to use all that is there as it is to, with the capabilities that it has in
+    /// effect.
+    pub(crate) fn is_permitted(&self) -> bool {
+        let files = self.files.iter().filter(|(path, _)| path.exists());
+        files.into_iter().all(|(path, used)| {
+            let access = match used {
+                Use::Read if path.is_dir() => libc::R_OK | libc::X_OK,
+                Use::Read => libc::R_OK,
+                Use::Device => libc::R_OK | libc::W_OK,
+                Use::Append if !path.is_dir() => libc::W_OK,
+                Use::Append | Use::Bind | Use::Own => libc::W_OK | libc::X_OK,
+            };
+            may_access(path, access)
         })
     }
 
-    fn rules(&self, scopes: BitFlags<Scope>) -> Result<RulesetCreated, RulesetError> {
+    fn rules(
+        &self,
+        scopes: BitFlags<Scope>,
+    ) -> Result<(RulesetCreated, Vec<PathFd>), RulesetError> {
         let mut rules = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?;
         if !scopes.is_empty() {
             rules = rules.scope(scopes)?;
@@ -182,8 +216,10 @@ impl Reach {
             }
         }
         let mut rules = rules.create()?;
+        let mut files = Vec::new();
         for (path, used) in &self.files {
-            let Ok(file) = PathFd::new(path) else {
+            // What has no name, as a pipe that is /dev/stdout, is reached by its descriptor, and takes no rule.
+            let (Ok(file), Ok(_)) = (PathFd::new(path), path.canonicalize()) else {
                 log::debug!("{} is not there to be reached", path.display());
                 continue;
             };
@@ -192,6 +228,7 @@ impl Reach {
                 false => used.access() & AccessFs::from_file(NEWEST),
             };
             rules = rules.add_rule(PathBeneath::new(file.as_fd(), access))?;
+            files.push(file);
         }
         for (ports, access) in [
             (&self.connect, AccessNet::ConnectTcp),
@@ -203,8 +240,36 @@ impl Reach {
                 }
             }
         }
-        Ok(rules)
+        Ok((rules, files))
     }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Enforced {
+    /// What the kernel cannot keep out of reach.
+    pub(crate) lacking: Option<String>,
+    /// What can be reached.
+    pub(crate) files: Vec<PathFd>,
+}
+
+/// Whether this process may do that with a file (faccessat2(2)), by its capabilities in effect: access(2) goes by those
+/// that root could have.
+fn may_access(path: &Path, access: i32) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    // SAFETY: the kernel reads the text, which ends with a zero and outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            access,
+            libc::AT_EACCESS,
+        )
+    };
+    result == 0
 }
 
 /// What a version of Landlock cannot do, for people.

@@ -21,9 +21,9 @@ use seccompiler::{
 pub enum Calls {
     /// Files are opened, and changed.
     Files,
-    /// IP connections and datagrams are taken.
+    /// Connections are taken, where it listens already.
     Accept,
-    /// IP connections are made.
+    /// IP connections are made and listened for, and datagrams sent.
     Connect,
     /// A guest of KVM's is run: its memory, processor, counter, network interface and terminal.
     Guest,
@@ -65,9 +65,6 @@ const ALL: &[c_long] = &[
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     // Connections that it has.
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_sendmmsg,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_recvmmsg,
@@ -76,14 +73,13 @@ const ALL: &[c_long] = &[
     libc::SYS_getpeername,
     libc::SYS_getsockopt,
     libc::SYS_setsockopt,
-    libc::SYS_socketpair,
     // Memory.
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_brk,
     // Threads.
-    libc::SYS_clone,
+    // In its place, see below.
     libc::SYS_clone3,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
@@ -143,9 +139,9 @@ const FILES: &[c_long] = &[
     libc::SYS_copy_file_range,
 ];
 
-const ACCEPT: &[c_long] = &[libc::SYS_accept4, libc::SYS_bind, libc::SYS_listen];
+const ACCEPT: &[c_long] = &[libc::SYS_accept4];
 
-const CONNECT: &[c_long] = &[libc::SYS_connect, libc::SYS_bind];
+const CONNECT: &[c_long] = &[libc::SYS_connect, libc::SYS_bind, libc::SYS_listen];
 
 const GUEST: &[c_long] = &[libc::SYS_mlock, libc::SYS_mbind, libc::SYS_mincore];
 
@@ -187,8 +183,24 @@ const KVM_REQUESTS: &[u64] = &[
 /// `linux/prctl.h`: names of threads and of memory, timer slack, no merging of memory.
 const PRCTL_REQUESTS: &[u64] = &[15, 16, 29, 67, 0x5356_4d41];
 
-/// `asm-generic/ioctls.h`: FIONBIO, and of terminals TCGETS, TCSETS and TIOCGWINSZ.
-const REQUESTS: &[u64] = &[0x5421, 0x5401, 0x5402, 0x5413];
+/// `asm-generic/ioctls.h`: FIONBIO, FIONREAD, and of terminals TCGETS, TCSETS, TIOCGWINSZ, and the first two as newer C
+/// libraries ask for them, TCGETS2 and TCSETS2.
+const REQUESTS: &[u64] = &[
+    0x5421,
+    0x541b,
+    0x5401,
+    0x5402,
+    0x5413,
+    0x802c_542a,
+    0x402c_542b,
+];
+
+/// `linux/sched.h`: CLONE_THREAD, and all that gives a thread a namespace of its own, in which it had capabilities.
+const THREAD: u64 = 0x0001_0000;
+const NAMESPACES: u64 = 0x7e02_0000;
+
+/// `linux/socket.h`: MSG_FASTOPEN, with which something is sent to whoever was not connected to.
+const FAST_OPEN: u64 = 0x2000_0000;
 
 /// TUNSETOFFLOAD (`linux/if_tun.h`).
 const TUN_REQUEST: u64 = 0x5400 | 208;
@@ -205,11 +217,29 @@ impl List {
         self.0.extend(calls.iter().map(|call| (*call, Vec::new())));
     }
 
-    /// A call where all of these arguments are so.
+    /// A call where all of these arguments are so, of which the kernel takes 32 bits.
     fn where_all(&mut self, call: c_long, arguments: &[(u8, Is, u64)]) -> Result<(), BackendError> {
+        self.rule(call, arguments, &Width::Dword)
+    }
+
+    /// The same where it takes all bits.
+    fn where_wide(
+        &mut self,
+        call: c_long,
+        arguments: &[(u8, Is, u64)],
+    ) -> Result<(), BackendError> {
+        self.rule(call, arguments, &Width::Qword)
+    }
+
+    fn rule(
+        &mut self,
+        call: c_long,
+        arguments: &[(u8, Is, u64)],
+        width: &Width,
+    ) -> Result<(), BackendError> {
         let conditions = arguments
             .iter()
-            .map(|(at, is, value)| Condition::new(*at, Width::Dword, is.clone(), *value))
+            .map(|(at, is, value)| Condition::new(*at, width.clone(), is.clone(), *value))
             .collect::<Result<_, _>>()?;
         let rules = self.0.entry(call).or_default();
         rules.push(Rule::new(conditions)?);
@@ -234,18 +264,33 @@ fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         list.where_all(call, &[(2, Is::MaskedEq(EXECUTABLE), 0)])?;
     }
+    list.where_all(
+        libc::SYS_clone,
+        &[(0, Is::MaskedEq(THREAD | NAMESPACES), THREAD)],
+    )?;
+    for (call, flags) in [
+        (libc::SYS_sendto, 3),
+        (libc::SYS_sendmsg, 2),
+        (libc::SYS_sendmmsg, 3),
+    ] {
+        list.where_all(call, &[(flags, Is::MaskedEq(FAST_OPEN), 0)])?;
+    }
+    // A pair of datagrams' can send them to whichever socket has a name.
+    let (kind, stream) = (Is::MaskedEq(0xf), libc::SOCK_STREAM as u64);
+    list.where_all(libc::SYS_socketpair, &[(1, kind, stream)])?;
     // Its own threads.
     let own = u64::from(process::id());
     list.where_all(libc::SYS_tgkill, &[(0, Is::Eq, own)])?;
-    for (call, thread) in [
-        (libc::SYS_sched_setscheduler, 0),
-        (libc::SYS_sched_setaffinity, 0),
-        (libc::SYS_setpriority, 1),
-    ] {
-        list.where_all(call, &[(thread, Is::Eq, 0)])?;
+    for call in [libc::SYS_sched_setscheduler, libc::SYS_sched_setaffinity] {
+        list.where_all(call, &[(0, Is::Eq, 0)])?;
     }
-    // Limits are read, and not set.
-    list.where_all(libc::SYS_prlimit64, &[(0, Is::Eq, 0), (2, Is::Eq, 0)])?;
+    let process = libc::PRIO_PROCESS as u64;
+    list.where_all(
+        libc::SYS_setpriority,
+        &[(0, Is::Eq, process), (1, Is::Eq, 0)],
+    )?;
+    // Limits are read, and not set: half of a pointer that is none is not enough.
+    list.where_wide(libc::SYS_prlimit64, &[(0, Is::Eq, 0), (2, Is::Eq, 0)])?;
     list.where_any(libc::SYS_prctl, 0, PRCTL_REQUESTS)?;
     list.where_any(IOCTL, 1, REQUESTS)?;
     for group in groups {
@@ -265,28 +310,43 @@ fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
             }
         }
     }
-    if groups
-        .iter()
-        .any(|group| matches!(group, Calls::Accept | Calls::Connect))
-    {
-        let families = [libc::AF_INET, libc::AF_INET6].map(|family| family as u64);
-        list.where_any(libc::SYS_socket, 0, &families)?;
+    if groups.contains(&Calls::Connect) {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            for protocol in [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+                let arguments = [(0, family), (2, protocol)];
+                let arguments = arguments.map(|(at, value)| (at, Is::Eq, value as u64));
+                list.where_all(libc::SYS_socket, &arguments)?;
+            }
+        }
     }
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let filter = SeccompFilter::new(list.0, refused, SeccompAction::Allow, TargetArch::x86_64)?;
     filter.try_into()
 }
 
+/// clone3(2) keeps its flags where no filter sees them: the C library does with clone(2) where there is none.
+fn without_clone3() -> Result<BpfProgram, BackendError> {
+    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let missing = SeccompAction::Errno(libc::ENOSYS as u32);
+    SeccompFilter::new(rules, SeccompAction::Allow, missing, TargetArch::x86_64)?.try_into()
+}
+
 /// Lets all threads of this process make no other calls from now on than those of these groups, and those of every
 /// program.
 pub(crate) fn allow(groups: &[Calls]) -> Result<(), FilterError> {
-    let filter = filter(groups)?;
+    // Compiled before either counts. What is refused is logged, but for what a process asks so often that the log would
+    // be full of it (audit(8)).
+    let (missing, list) = (without_clone3()?, filter(groups)?);
+    install(&missing, 0)?;
+    install(&list, libc::SECCOMP_FILTER_FLAG_LOG)
+}
+
+fn install(filter: &BpfProgram, flags: libc::c_ulong) -> Result<(), FilterError> {
     let program = libc::sock_fprog {
         len: filter.len() as u16,
         filter: filter.as_ptr().cast_mut().cast(),
     };
-    // What is refused is logged, but for what a process asks so often that the log would be full of it (audit(8)).
-    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_LOG;
+    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | flags;
     // SAFETY: the kernel reads the program, which outlives the call; seccompiler's instructions have the layout of
     // `linux/filter.h`.
     let result = unsafe {
@@ -317,6 +377,7 @@ mod tests {
         for call in [
             libc::SYS_execve,
             libc::SYS_execveat,
+            libc::SYS_clone,
             libc::SYS_fork,
             libc::SYS_vfork,
             libc::SYS_ptrace,
@@ -324,6 +385,7 @@ mod tests {
             libc::SYS_mmap,
             libc::SYS_mprotect,
             libc::SYS_socket,
+            libc::SYS_sendto,
             libc::SYS_ioctl,
             libc::SYS_open_by_handle_at,
             libc::SYS_perf_event_open,

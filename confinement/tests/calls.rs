@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io::{Error, Result};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -34,6 +36,43 @@ fn signal_process() -> Result<()> {
     }
 }
 
+fn outcome(result: libc::c_long) -> Result<()> {
+    match result {
+        ..0 => Err(Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// A process of its own, which ends at once, with these flags beside the signal of its end.
+fn process(flags: libc::c_int) -> Result<()> {
+    let flags = libc::c_long::from(flags | libc::SIGCHLD);
+    // SAFETY: the child, if there is one, has this one's memory for itself, and calls nothing but what ends it.
+    unsafe {
+        let child = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        if child == 0 {
+            libc::_exit(0);
+        }
+        outcome(child)
+    }
+}
+
+/// Sends nothing to an address to which this socket is not connected.
+fn send_at_once(socket: &TcpListener) -> Result<()> {
+    let flags = libc::MSG_FASTOPEN;
+    // SAFETY: nothing is read from nowhere.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            std::ptr::null(),
+            0,
+            flags,
+            std::ptr::null(),
+            0,
+        )
+    };
+    outcome(sent as libc::c_long)
+}
+
 #[test]
 fn what_is_not_listed_is_refused_to_all_threads() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -61,9 +100,12 @@ fn what_is_not_listed_is_refused_to_all_threads() {
         assert!(Command::new("/bin/true").status().is_err());
         assert!(is_refused(executable_memory()));
         assert!(is_refused(signal_process()));
+        assert!(is_refused(process(0)) && is_refused(process(libc::CLONE_NEWUSER)));
+        assert!(is_refused(send_at_once(&listener)));
+        assert!(is_refused(UnixDatagram::pair()) && UnixStream::pair().is_ok());
+        listener
+            .set_nonblocking(true)
+            .expect("a request that is listed");
     };
     thread::spawn(later).join().expect("all are refused");
-    listener
-        .set_nonblocking(true)
-        .expect("a request that is listed");
 }

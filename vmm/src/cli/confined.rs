@@ -38,11 +38,12 @@ const DNS: u16 = 53;
 
 /// To read and make files as root does, to attach the guest's network interface, to count, to lock the guest's
 /// memory, and for heartbeats that come in time.
-const AT_START: [Capability; 6] = [
+const AT_START: [Capability; 7] = [
     Capability::DacOverride,
     Capability::NetAdmin,
     Capability::NetBindService,
     Capability::Perfmon,
+    Capability::SysAdmin,
     Capability::IpcLock,
     Capability::SysNice,
 ];
