@@ -26,33 +26,42 @@ enum Left {
 }
 
 impl Fleet {
-    /// Whether a guest's primary is to hand it over because its host is drained.
+    /// Whether a guest's primary is to hand it over because its host is drained: where another host can have its
+    /// backup then, or the host itself wants to be empty, as one that goes down does.
     pub(super) fn is_to_leave_by_hand_over(
         &self,
+        vm: &VmName,
         kept: &Kept,
-        seen: &Seen,
-        running: Option<&Running<'_>>,
+        (seen, running): (&Seen, Option<&Running<'_>>),
+        records: Records<'_>,
     ) -> bool {
         let drained = |host: &HostName| self.intents.is_drained(host);
         let goes_on = |running: &Running<'_>| {
             let backup = running.backup.filter(|it| self.views.is_live(it));
-            drained(&running.host) && backup.is_some_and(|backup| !drained(&backup.host()))
+            let goes_down = self.intents.drained(DrainedBy::Itself);
+            drained(&running.host)
+                && backup.is_some_and(|backup| !drained(&backup.host()))
+                && (goes_down.contains_key(&running.host) || self.another_fits(vm, records))
         };
         let is_free = kept.is_to_run() && !kept.is_steered() && seen.leaving.may_try();
         is_free && running.is_some_and(goes_on)
     }
 
-    /// The backup of a guest is told to leave a host. Where that is drained it has to take the guest's backup back
-    /// if nobody else does.
-    pub(super) fn note_leave(&mut self, backup: &Claimant, vm: &VmName) {
+    /// A copy of a guest is told to leave a host. Where that is drained it has to take the guest's backup back
+    /// if nobody else does; but not by its primary's own host, which goes down.
+    pub(super) fn note_leave(&mut self, copy: &Claimant, vm: &VmName, was_primary: bool) {
         let kept = self.intents.guests.get(vm);
         let wants_backup = kept.is_some_and(Kept::wants_backup);
         if !wants_backup {
             return;
         }
-        for drained in self.intents.drains_of_mut(&backup.host()) {
-            let before = drained.owes.insert(vm.clone(), backup.clone());
-            self.is_changed |= before.as_ref() != Some(backup);
+        let goes_down = self.intents.drained(DrainedBy::Itself);
+        if was_primary && goes_down.contains_key(&copy.host()) {
+            return;
+        }
+        for drained in self.intents.drains_of_mut(&copy.host()) {
+            let before = drained.owes.insert(vm.clone(), copy.clone());
+            self.is_changed |= before.as_ref() != Some(copy);
         }
     }
 
@@ -62,7 +71,7 @@ impl Fleet {
             return;
         }
         for vm in self.guests.keys().cloned().collect::<Vec<_>>() {
-            self.mind_hand_over(&vm);
+            self.mind_hand_over(&vm, records);
         }
         let owed = self.intents.drains().flat_map(|(host, _, drained)| {
             let owes = drained.owes.iter();
@@ -85,12 +94,15 @@ impl Fleet {
         self.tell_drained(records);
     }
 
-    /// What became of a guest since this backup of it was told to leave.
+    /// What became of a guest since this copy of it was told to leave.
     fn left(&self, told: &Claimant, vm: &VmName) -> Option<Left> {
         if !self.intents.guests.get(vm).is_some_and(Kept::wants_backup) {
             return Some(Left::Settled);
         }
         let running = self.running(vm, &self.guests.get(vm)?.record)?;
+        if running.host == told.host() {
+            return None;
+        }
         match running.backup? {
             backup if backup.host() != told.host() => Some(Left::Settled),
             backup if backup != told => Some(Left::IsBack),
@@ -98,7 +110,7 @@ impl Fleet {
         }
     }
 
-    fn mind_hand_over(&mut self, vm: &VmName) {
+    fn mind_hand_over(&mut self, vm: &VmName, records: Records<'_>) {
         let (Some(kept), Some(seen)) = (self.intents.guests.get(vm), self.guests.get(vm)) else {
             return;
         };
@@ -107,7 +119,7 @@ impl Fleet {
             return seen.into_iter().for_each(|seen| seen.leaving.is_over());
         }
         let running = self.running(vm, &seen.record);
-        let is_asked = self.is_to_leave_by_hand_over(kept, seen, running.as_ref());
+        let is_asked = self.is_to_leave_by_hand_over(vm, kept, (seen, running.as_ref()), records);
         let host = seen.last_holder.as_ref().map(Claimant::host);
         let Some((host, seen)) = host.zip(self.guests.get_mut(vm)) else {
             return;

@@ -87,6 +87,9 @@ pub enum What {
         from: Option<HostName>,
         /// Where it runs.
         to: HostName,
+        /// Why; `None` in entries of a service that did not know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Cause>,
     },
     /// A process of the guest has ended.
     Ended {
@@ -101,6 +104,28 @@ pub enum What {
     Live {},
     /// The host is dead: its pings stay away.
     Dead {},
+}
+
+/// Why a guest went on on another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// This order of the guest.
+    Order(OrderNumber),
+    /// The host before is to be empty, by this order.
+    Drain(OrderNumber),
+    /// Its primary was lost.
+    Loss {},
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Order(order) => write!(f, "by order {order}"),
+            Self::Drain(order) => write!(f, "by drain, order {order}"),
+            Self::Loss {} => f.write_str("after its primary was lost"),
+        }
+    }
 }
 
 impl fmt::Display for Subject {

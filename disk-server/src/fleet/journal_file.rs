@@ -355,6 +355,7 @@ mod tests {
                 outage_ms: 812,
                 from: None,
                 to: "a".parse().unwrap(),
+                cause: None,
             },
         );
         assert_eq!(numbers(&journal, None, None), [6, 5, 4, 3, 2, 1]);

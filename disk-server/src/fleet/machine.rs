@@ -194,7 +194,12 @@ impl Fleet {
         let own = self.order_for(ping, records);
         match (&own, &ping.role) {
             (Some(Order::Start { .. }), _) => self.views.ask(&ping.host),
-            (Some(Order::Leave {}), Role::Backup { vm, .. }) => self.note_leave(&ping.host, vm),
+            (Some(Order::Leave {}), Role::Backup { vm, .. }) => {
+                self.note_leave(&ping.host, vm, false);
+            }
+            (Some(Order::HandOver { .. }), Role::Primary { vm, .. }) => {
+                self.note_leave(&ping.host, vm, true);
+            }
             _ => {}
         }
         Ok(own.or_else(|| proposal.map(|proposal| Order::Join(Box::new(proposal)))))
@@ -270,6 +275,7 @@ impl Fleet {
                 outage_ms: went_live.outage_ms,
                 from: seen.before.as_ref().map(Claimant::host),
                 to: ping.host.host(),
+                cause: Some(self.intents.cause_of_failover(vm, seen.before.as_ref())),
             };
             self.news.push((Subject::Vm(vm.clone()), what));
         }

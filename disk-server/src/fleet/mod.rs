@@ -41,7 +41,7 @@ pub use definition::{
     NamedHosts,
 };
 pub use intents::{Intents, MAX_DRAINED, MAX_GUESTS};
-pub use journal::{Entry, Subject, What};
+pub use journal::{Cause, Entry, Subject, What};
 pub use journal_file::{JOURNAL_FILE, MAX_ENTRIES, Turns};
 pub use machine::{Fleet, Records};
 pub use operation::{Answer, HostVerb, Operation, Verb};

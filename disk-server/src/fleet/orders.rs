@@ -15,7 +15,9 @@ impl Fleet {
         match &ping.role {
             Role::Host(_) => self.start_for(&ping.host),
             Role::Idle { .. } => None,
-            Role::Primary { vm, epoch, .. } => self.order_for_primary(&ping.host, vm, *epoch),
+            Role::Primary { vm, epoch, .. } => {
+                self.order_for_primary(&ping.host, vm, *epoch, records)
+            }
             Role::Backup { vm, .. } => {
                 let leaves = self.is_to_leave(&ping.host, vm, records);
                 leaves.then_some(Order::Leave {})
@@ -36,7 +38,13 @@ impl Fleet {
         })
     }
 
-    fn order_for_primary(&self, me: &Claimant, vm: &VmName, epoch: u64) -> Option<Order> {
+    fn order_for_primary(
+        &self,
+        me: &Claimant,
+        vm: &VmName,
+        epoch: u64,
+        records: Records<'_>,
+    ) -> Option<Order> {
         let (kept, seen) = (self.intents.guests.get(vm)?, self.guests.get(vm)?);
         let record = &seen.record;
         if record.holder.as_ref() != Some(me) || record.epoch != epoch {
@@ -48,7 +56,7 @@ impl Fleet {
         let running = self.running(vm, record)?;
         let hand_over = Order::HandOver { view: epoch };
         let Some(pending) = kept.pending.as_ref().filter(|_| kept.is_steered()) else {
-            let leaves = self.is_to_leave_by_hand_over(kept, seen, Some(&running));
+            let leaves = self.is_to_leave_by_hand_over(vm, kept, (seen, Some(&running)), records);
             return leaves.then_some(hand_over);
         };
         let backup = running.backup.filter(|backup| self.views.is_live(backup))?;

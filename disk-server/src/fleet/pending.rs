@@ -222,7 +222,7 @@ impl Fleet {
         }
     }
 
-    /// Done when it is protected, or nobody can protect it.
+    /// Done when it is protected. Fails when nobody has protected it in time.
     fn once_protected(
         &self,
         vm: &VmName,
@@ -255,7 +255,7 @@ impl Fleet {
         let joins = running.condition.phase != Phase::Alone;
         match seen.intervals < PATIENCE || joins || matches!(state, State::Protected) {
             true => Progress::Goes,
-            false => Progress::Done(format!("it runs on {}: {state}", running.host)),
+            false => Progress::Failed(format!("it runs on {}: {state}", running.host)),
         }
     }
 

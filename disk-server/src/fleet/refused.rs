@@ -36,7 +36,7 @@ pub enum Refused {
         host: HostName,
     },
     /// Two guests with one Ethernet address would be one host to their network.
-    #[error("{other} has the Ethernet address {mac} already: give {vm} another one")]
+    #[error("{other} has the Ethernet address {mac} already: give {vm} another one (`mac`)")]
     SameMac {
         /// The guest.
         vm: VmName,
@@ -66,7 +66,9 @@ pub enum Refused {
     )]
     TooManyDrained,
     /// It has no backup that could go on.
-    #[error("{vm} is not protected, and nobody could go on with it: {state}")]
+    #[error(
+        "{vm} is not protected, and nobody could go on with it ({state}): `ftvm vm status {vm}` says why"
+    )]
     NotProtected {
         /// The guest.
         vm: VmName,

@@ -2,7 +2,7 @@
 
 use disk_server::arbiter::{Claimant, HostName, VmName};
 use disk_server::fleet::{
-    Entry, Failover, LagBounds, Member, Placement, Reason, State, Subject, VmStatus, What,
+    Cause, Entry, Failover, LagBounds, Member, Placement, Reason, State, Subject, VmStatus, What,
 };
 use disk_server::views::{Capabilities, HostRecord, Paging, Role, Tended, Text, Unfit};
 use ftvm_vmm::operator::hosts::summarise;
@@ -161,6 +161,7 @@ pub(super) fn history() -> Vec<Entry> {
                 outage_ms: 640,
                 from: Some(name("ada")),
                 to: name("bob"),
+                cause: Some(Cause::Loss {}),
             },
         ),
         (190_000, view(5, "bob", None)),

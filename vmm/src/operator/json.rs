@@ -189,7 +189,7 @@ pub fn entry(entry: &Entry) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use disk_server::fleet::Reason;
+    use disk_server::fleet::{Cause, Reason};
 
     use super::*;
 
@@ -209,11 +209,13 @@ mod tests {
             outage_ms: 640,
             from: Some("a".parse().unwrap()),
             to: "b".parse().unwrap(),
+            cause: Some(Cause::Drain(6)),
         });
         let expected = json!({
             "number": 7, "unix_ms": 1_795_929_153_000_u64, "time": "2026-11-29T05:12:33Z",
             "vm": "db", "event": "failover", "view": 14, "outage_ms": 640, "from": "a", "to": "b",
-            "words": "failover from a to b: outage 640 ms, view 14",
+            "cause": {"drain": 6},
+            "words": "failover from a to b by drain, order 6: outage 640 ms, view 14",
         });
         assert_eq!(failover, expected);
         let state = told(What::State(State::NotProtected(Reason::Joining {

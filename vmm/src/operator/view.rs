@@ -159,6 +159,9 @@ fn remarks(why: &Reason) -> Vec<String> {
             "it may run on {}: bring that back, or, if it is certainly gone, `ftvm vm start --force`",
             all_of(hosts)
         )],
+        Reason::Suspended { .. } => {
+            vec!["`ftvm resume-protection` has it protected again".into()]
+        }
         _ => Vec::new(),
     }
 }
@@ -221,7 +224,8 @@ pub fn guests(vms: &[VmStatus], width: usize) -> Vec<Line<'static>> {
 pub fn host_state(host: &HostSummary) -> Span<'static> {
     let (word, style) = match (host.live, host.draining) {
         (false, _) => ("dead", BAD),
-        (true, true) => ("drained", SOON),
+        (true, true) if host.primaries.is_empty() && host.backups.is_empty() => ("drained", SOON),
+        (true, true) => ("draining", SOON),
         (true, false) if !host.tended => ("no daemon", SOON),
         (true, false) => ("live", GOOD),
     };
@@ -329,12 +333,15 @@ pub fn what(what: &What) -> (String, Style) {
             outage_ms,
             from,
             to,
+            cause,
         } => {
             let from = from.as_ref().map(|from| format!(" from {from}"));
+            let cause = cause.map(|cause| format!(" {cause}"));
             let outage = words::span(*outage_ms);
             let text = format!(
-                "failover{} to {to}: outage {outage}, view {view}",
-                from.unwrap_or_default()
+                "failover{} to {to}{}: outage {outage}, view {view}",
+                from.unwrap_or_default(),
+                cause.unwrap_or_default()
             );
             (text, SOON.add_modifier(Modifier::BOLD))
         }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use disk_server::fleet::{Entry, OrderNumber, State, Subject, VmStatus, What};
 
 use super::client::{Client, ClientError};
-use super::view;
 
 /// Between two looks at the service.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -121,7 +120,7 @@ fn look(client: &Client, ordered: &Ordered) -> Result<Result<Outcome, String>, C
         return Ok(Ok(outcome));
     }
     Ok(Err(match &ordered.subject {
-        Subject::Vm(vm) => view::brief(&client.status(vm)?.state),
+        Subject::Vm(vm) => client.status(vm)?.state.to_string(),
         Subject::Host(host) => {
             let is_on = |status: &VmStatus| {
                 let placement = &status.placement;
@@ -183,7 +182,7 @@ fn guest_of(subject: &Subject) -> Option<&disk_server::arbiter::VmName> {
 #[cfg(test)]
 mod tests {
     use disk_server::arbiter::CallError;
-    use disk_server::fleet::{Answer, Operation, Reason};
+    use disk_server::fleet::{Answer, Cause, Operation, Reason};
     use disk_server::views::Text;
 
     use super::*;
@@ -243,6 +242,7 @@ mod tests {
                 outage_ms: 640,
                 from: None,
                 to: "b".parse().unwrap(),
+                cause: Some(Cause::Order(7)),
             },
             What::State(State::NotProtected(Reason::Joining { percent: 0 })),
             What::Done { order: 7, how },

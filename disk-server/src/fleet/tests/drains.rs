@@ -38,11 +38,16 @@ fn a_drain_waits_where_nobody_else_fits() {
     world.pass(40);
     assert_eq!(world.outcome(b), None);
     assert!(world.places_are("a", "b") && world.state() == State::Protected);
-    // Its primary leaves all the same, and then there is nobody else.
+    // So does its primary.
     world.host_verb("b", HostVerb::Undrain).unwrap();
     assert!(world.until_failed(b).contains("replaced by order"));
     let a = world.host_verb("a", HostVerb::Drain).unwrap();
-    world.until_done(a);
+    world.pass(40);
+    assert_eq!(world.outcome(a), None);
+    assert!(world.places_are("a", "b") && world.state() == State::Protected);
+    // A host that goes down itself waits for nobody: its guest is without a backup elsewhere.
+    let own = world.own_verb("a", HostVerb::Drain);
+    world.until_done(own);
     world.pass(20);
     assert_eq!(
         world.state().to_string(),
@@ -50,6 +55,22 @@ fn a_drain_waits_where_nobody_else_fits() {
     );
     world.host_verb("a", HostVerb::Undrain).unwrap();
     world.until(|world| world.state() == State::Protected);
+}
+
+#[test]
+fn a_drain_is_not_done_before_a_guest_that_was_handed_over_is_protected() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    world.at("c").fails_with = Some(1);
+    let drain = world.host_verb("a", HostVerb::Drain).unwrap();
+    world.until(|world| world.places().0 == Some(host("b")));
+    world.pass(5);
+    assert_eq!(world.outcome(drain), None, "nobody protects it yet");
+    // Nobody else can, so this host does.
+    world.until(|world| world.state() == State::Protected);
+    assert!(world.places_are("b", "a"));
+    world.at("c").fails_with = None;
+    assert_eq!(world.until_done(drain), "it is empty");
+    assert!(world.places_are("b", "c") && world.state() == State::Protected);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Each verb, what it refuses, and what it comes to.
 
 use super::world::*;
-use crate::fleet::{HostVerb, Operation, Refused, State, Verb, What};
+use crate::fleet::{Cause, HostVerb, Operation, Refused, State, Verb, What};
 
 #[test]
 fn a_guest_is_started_protected_and_stopped() {
@@ -93,10 +93,13 @@ fn a_failover_by_plan_makes_the_old_primary_the_backup() {
         "and not on c, which has as much memory"
     );
     let failovers = world.journal.iter().filter_map(|entry| match &entry.what {
-        What::Failover { from, to, .. } => Some((from.clone().unwrap(), to.clone())),
+        What::Failover {
+            from, to, cause, ..
+        } => Some((from.clone().unwrap(), to.clone(), cause.unwrap())),
         _ => None,
     });
-    assert_eq!(failovers.collect::<Vec<_>>(), [(host("a"), host("b"))]);
+    let moved = (host("a"), host("b"), Cause::Order(order));
+    assert_eq!(failovers.collect::<Vec<_>>(), [moved]);
 }
 
 #[test]
@@ -401,7 +404,7 @@ fn two_guests_do_not_share_an_address_or_a_disk() {
     let refused = world.define("web", 1).unwrap_err().to_string();
     assert_eq!(
         refused,
-        "db has the Ethernet address 52:54:00:00:00:01 already: give web another one"
+        "db has the Ethernet address 52:54:00:00:00:01 already: give web another one (`mac`)"
     );
     let mut web = definition("web", 2);
     web.disk = definition("db", 1).disk;

@@ -196,7 +196,7 @@ fn status(args: &StatusArgs) -> anyhow::Result<()> {
     let (known_by, status) = match client.status(vm) {
         Ok(status) => (None, status),
         Err(error) => {
-            let (host, guests) = locally(&client, error)?;
+            let (host, guests) = locally(error)?;
             let known = guests.into_iter().find(|status| status.vm == *vm);
             let unknown = || anyhow::anyhow!("{host} has no process of {vm}, and knows no more");
             (Some(host.clone()), known.ok_or_else(unknown)?)
@@ -217,7 +217,7 @@ fn list(args: &ListArgs) -> anyhow::Result<()> {
     let (known_by, vms) = match client.list() {
         Ok(vms) => (None, vms),
         Err(error) => {
-            let (host, guests) = locally(&client, error)?;
+            let (host, guests) = locally(error)?;
             (Some(host), guests)
         }
     };
@@ -234,7 +234,7 @@ fn list(args: &ListArgs) -> anyhow::Result<()> {
 }
 
 /// What this host's daemon knows, in place of a service that does not answer; which is told.
-fn locally(client: &Client, error: ClientError) -> anyhow::Result<(String, Vec<VmStatus>)> {
+fn locally(error: ClientError) -> anyhow::Result<(String, Vec<VmStatus>)> {
     if !matches!(error, ClientError::Unreachable(_)) {
         return Err(error.into());
     }
@@ -246,10 +246,7 @@ fn locally(client: &Client, error: ClientError) -> anyhow::Result<(String, Vec<V
     let known =
         known.map_err(|local| anyhow::anyhow!("{error:#}; {:#}", anyhow::Error::from(local)))?;
     let host = known.host.to_string();
-    disk_server::lossy_writer::say(&format!(
-        "ftvm: service unreachable at {}: this is what {host} knows\n",
-        client.address()
-    ));
+    disk_server::lossy_writer::say(&format!("ftvm: {error:#}; this is what {host} knows\n"));
     Ok((host, known.guests()))
 }
 

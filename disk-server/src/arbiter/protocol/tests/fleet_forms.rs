@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::fleet::{
-    Answer, Definition, Entry, Failover, HostVerb, Image, ImageDigest, LagBounds, MAX_DEFINITION,
-    MAX_UNFIT, Member, NamedHosts, Placement, Reason, State, Subject, Verb, VmStatus, What,
+    Answer, Cause, Definition, Entry, Failover, HostVerb, Image, ImageDigest, LagBounds,
+    MAX_DEFINITION, MAX_UNFIT, Member, NamedHosts, Placement, Reason, State, Subject, Verb,
+    VmStatus, What,
 };
 
 fn host_name() -> impl Strategy<Value = HostName> {
@@ -174,6 +175,14 @@ fn status() -> impl Strategy<Value = VmStatus> {
         )
 }
 
+fn cause() -> impl Strategy<Value = Cause> {
+    prop_oneof![
+        any::<u64>().prop_map(Cause::Order),
+        any::<u64>().prop_map(Cause::Drain),
+        Just(Cause::Loss {}),
+    ]
+}
+
 fn entry() -> impl Strategy<Value = Entry> {
     let subject = prop_oneof![
         vm().prop_map(Subject::Vm),
@@ -200,11 +209,14 @@ fn entry() -> impl Strategy<Value = Entry> {
             backup
         }),
         state().prop_map(What::State),
-        failover.prop_map(|([view, outage_ms], from, to)| What::Failover {
-            view,
-            outage_ms,
-            from,
-            to
+        (failover, prop::option::of(cause())).prop_map(|(([view, outage_ms], from, to), cause)| {
+            What::Failover {
+                view,
+                outage_ms,
+                from,
+                to,
+                cause,
+            }
         }),
         (host_name(), prop::option::of(any::<i32>()), text()).prop_map(|(host, status, reason)| {
             What::Ended {
