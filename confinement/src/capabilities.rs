@@ -18,7 +18,7 @@ pub enum Capability {
     NetBindService,
     /// To count what a guest's kernel does.
     Perfmon,
-    /// The same with kernels that ask for this in its place, as Debian's do.
+    /// The same with kernels that have `perf_event_paranoid` 3, as Debian's have, and ask for this then.
     SysAdmin,
     /// To lock memory, for which a limit serves, too.
     IpcLock,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -90,6 +91,8 @@ impl FromIterator<u16> for Ports {
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
     files: Vec<(PathBuf, Use)>,
+    /// Those that are reached by their directories.
+    replaced: Vec<(PathBuf, Use)>,
     connect: Ports,
     bind: Ports,
 }
@@ -120,11 +123,12 @@ impl Reach {
     ///
     /// What is no regular file is used as it is: nobody replaces a pipe or a terminal.
     #[must_use]
-    pub fn with_replaced(self, path: &Path, used: Use) -> Self {
+    pub fn with_replaced(mut self, path: &Path, used: Use) -> Self {
         match path.metadata() {
             Ok(found) if !found.is_file() => return self.with(path, used),
             _ => {}
         }
+        self.replaced.push((path.to_owned(), used));
         // Where the name is a link's, both directories are on the way.
         let reach = match path.canonicalize() {
             Ok(real) if directory_of(&real) != directory_of(path) => {
@@ -159,6 +163,7 @@ impl Reach {
     #[must_use]
     pub(crate) fn and(mut self, other: &Self) -> Self {
         self.files.extend_from_slice(&other.files);
+        self.replaced.extend_from_slice(&other.replaced);
         self.connecting(&other.connect).binding(&other.bind)
     }
 
@@ -186,8 +191,9 @@ impl Reach {
     /// Whether this process is permitted to use all that is there as it is to, with the capabilities that it has in
     /// effect.
     pub(crate) fn is_permitted(&self) -> bool {
-        let files = self.files.iter().filter(|(path, _)| path.exists());
-        files.into_iter().all(|(path, used)| {
+        let replaced = self.replaced.iter().map(|(path, used)| (path, used));
+        let files = self.files.iter().map(|(path, used)| (path, used));
+        files.chain(replaced).all(|(path, used)| {
             let access = match used {
                 Use::Read if path.is_dir() => libc::R_OK | libc::X_OK,
                 Use::Read => libc::R_OK,
@@ -253,8 +259,8 @@ pub(crate) struct Enforced {
     pub(crate) files: Vec<PathFd>,
 }
 
-/// Whether this process may do that with a file (faccessat2(2)), by its capabilities in effect: access(2) goes by those
-/// that root could have.
+/// Whether nothing forbids this process to do that with a file (faccessat2(2)), by its capabilities in effect: access(2)
+/// goes by those that root could have.
 fn may_access(path: &Path, access: i32) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
         return false;
@@ -269,7 +275,7 @@ fn may_access(path: &Path, access: i32) -> bool {
             libc::AT_EACCESS,
         )
     };
-    result == 0
+    result == 0 || io::Error::last_os_error().kind() != io::ErrorKind::PermissionDenied
 }
 
 /// What a version of Landlock cannot do, for people.

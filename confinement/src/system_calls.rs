@@ -276,8 +276,9 @@ fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
         list.where_all(call, &[(flags, Is::MaskedEq(FAST_OPEN), 0)])?;
     }
     // A pair of datagrams' can send them to whichever socket has a name.
-    let (kind, stream) = (Is::MaskedEq(0xf), libc::SOCK_STREAM as u64);
-    list.where_all(libc::SYS_socketpair, &[(1, kind, stream)])?;
+    let (unix, stream) = (libc::AF_UNIX as u64, libc::SOCK_STREAM as u64);
+    let pair = [(0, Is::Eq, unix), (1, Is::MaskedEq(0xf), stream)];
+    list.where_all(libc::SYS_socketpair, &pair)?;
     // Its own threads.
     let own = u64::from(process::id());
     list.where_all(libc::SYS_tgkill, &[(0, Is::Eq, own)])?;

@@ -38,12 +38,11 @@ const DNS: u16 = 53;
 
 /// To read and make files as root does, to attach the guest's network interface, to count, to lock the guest's
 /// memory, and for heartbeats that come in time.
-const AT_START: [Capability; 7] = [
+const AT_START: [Capability; 6] = [
     Capability::DacOverride,
     Capability::NetAdmin,
     Capability::NetBindService,
     Capability::Perfmon,
-    Capability::SysAdmin,
     Capability::IpcLock,
     Capability::SysNice,
 ];
@@ -75,7 +74,12 @@ pub(super) fn backup(args: &BackupArgs, vm: &VmConfig) -> Confinement {
 
 fn confine(start: Reach, later: Reach) -> Confinement {
     let calls = [Calls::Guest, Calls::Accept, Calls::Connect, Calls::Files];
-    Confinement::begin(start, later, &AT_START).calling(&calls)
+    let mut capabilities = AT_START.to_vec();
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    if paranoid.trim().parse().is_ok_and(|level: i32| level >= 3) {
+        capabilities.push(Capability::SysAdmin);
+    }
+    Confinement::begin(start, later, &capabilities).calling(&calls)
 }
 
 /// What is needed for a start only.
