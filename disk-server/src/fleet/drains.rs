@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::intents::{DrainedBy, Kept};
-use super::journal::{Subject, What};
+use super::journal::{Cause, Subject, What};
 use super::machine::{Fleet, Records};
 use super::pending::{CARRIED_OUT, Running};
 use super::seen::Seen;
@@ -35,16 +35,41 @@ impl Fleet {
         (seen, running): (&Seen, Option<&Running<'_>>),
         records: Records<'_>,
     ) -> bool {
-        let drained = |host: &HostName| self.intents.is_drained(host);
+        let goes_down = self.intents.drained(DrainedBy::Itself);
         let goes_on = |running: &Running<'_>| {
             let backup = running.backup.filter(|it| self.views.is_live(it));
-            let goes_down = self.intents.drained(DrainedBy::Itself);
-            drained(&running.host)
-                && backup.is_some_and(|backup| !drained(&backup.host()))
-                && (goes_down.contains_key(&running.host) || self.another_fits(vm, records))
+            let Some(to) = backup.map(Claimant::host) else {
+                return false;
+            };
+            match goes_down.contains_key(&running.host) {
+                // Also to one that an operator wants empty: that is up.
+                true => !goes_down.contains_key(&to),
+                false => {
+                    self.intents.is_drained(&running.host)
+                        && !self.intents.is_drained(&to)
+                        && self.another_fits(vm, records)
+                }
+            }
         };
         let is_free = kept.is_to_run() && !kept.is_steered() && seen.leaving.may_try();
         is_free && running.is_some_and(goes_on)
+    }
+
+    /// The primary of a guest's view, on this host, is told to let its backup go on.
+    pub(super) fn note_move(&mut self, vm: &VmName, view: u64, host: &HostName) {
+        let kept = self.intents.guests.get(vm);
+        let pending = kept.filter(|kept| kept.is_steered());
+        let pending = pending.and_then(|kept| kept.pending.as_ref());
+        let own = self.intents.drained(DrainedBy::Itself).get(host);
+        let drained = own.or_else(|| self.intents.drains_of(host).next());
+        let cause = match (pending, drained) {
+            (Some(pending), _) => Cause::Order(pending.order),
+            (None, Some(drained)) => Cause::Drain(drained.order),
+            (None, None) => return,
+        };
+        if let Some(seen) = self.guests.get_mut(vm) {
+            seen.moves = Some((view, cause));
+        }
     }
 
     /// A copy of a guest is told to leave a host. Where that is drained it has to take the guest's backup back
@@ -57,6 +82,9 @@ impl Fleet {
         }
         let goes_down = self.intents.drained(DrainedBy::Itself);
         if was_primary && goes_down.contains_key(&copy.host()) {
+            for drained in self.intents.drains_of_mut(&copy.host()) {
+                self.is_changed |= drained.owes.remove(vm).is_some();
+            }
             return;
         }
         for drained in self.intents.drains_of_mut(&copy.host()) {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::definition::{Definition, NamedHosts};
-use super::journal::Cause;
 use super::operation::Verb;
 use super::order::OrderNumber;
 use crate::arbiter::{Claimant, HostName, VmName};
@@ -249,23 +248,6 @@ impl Intents {
 
     pub(super) fn is_drained(&self, host: &HostName) -> bool {
         self.drains_of(host).next().is_some()
-    }
-
-    /// Why a guest has left its primary `before`.
-    pub(super) fn cause_of_failover(&self, vm: &VmName, before: Option<&Claimant>) -> Cause {
-        let moves = |pending: &&Pending| {
-            let verb = &pending.verb;
-            pending.primary.as_ref() == before
-                && matches!(
-                    verb,
-                    Verb::Failover {} | Verb::TestFailover {} | Verb::MigratePrimary { .. }
-                )
-        };
-        if let Some(pending) = self.pending(vm).filter(moves) {
-            return Cause::Order(pending.order);
-        }
-        let drained = before.and_then(|before| self.drains_of(&before.host()).next());
-        drained.map_or(Cause::Loss {}, |drained| Cause::Drain(drained.order))
     }
 
     /// Whether a host is to be empty, and is not to have this guest's backup back until another host has it.

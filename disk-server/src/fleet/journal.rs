@@ -114,7 +114,7 @@ pub enum Cause {
     Order(OrderNumber),
     /// The host before is to be empty, by this order.
     Drain(OrderNumber),
-    /// Its primary was lost.
+    /// Its primary was lost, or has left by itself.
     Loss {},
 }
 
@@ -123,7 +123,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Order(order) => write!(f, "by order {order}"),
             Self::Drain(order) => write!(f, "by drain, order {order}"),
-            Self::Loss {} => f.write_str("after its primary was lost"),
+            Self::Loss {} => f.write_str("as its primary went away"),
         }
     }
 }

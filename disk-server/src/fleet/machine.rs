@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::intents::{Change, Intents, Run};
-use super::journal::{Entry, Subject, What};
+use super::journal::{Cause, Entry, Subject, What};
 use super::order::{Order, OrderNumber};
 use super::seen::{Daemon, Seen, Starting};
 use crate::arbiter::{Claimant, HostName, Record, VmName};
@@ -197,7 +197,8 @@ impl Fleet {
             (Some(Order::Leave {}), Role::Backup { vm, .. }) => {
                 self.note_leave(&ping.host, vm, false);
             }
-            (Some(Order::HandOver { .. }), Role::Primary { vm, .. }) => {
+            (Some(Order::HandOver { view } | Order::Die { view }), Role::Primary { vm, .. }) => {
+                self.note_move(vm, *view, &ping.host.host());
                 self.note_leave(&ping.host, vm, true);
             }
             _ => {}
@@ -270,12 +271,15 @@ impl Fleet {
         };
         if went_live.epoch > seen.told_failover {
             seen.told_failover = went_live.epoch;
+            let moved = seen.moves.take();
+            let moved = moved.filter(|(view, _)| view + 1 == went_live.epoch);
+            let cause = seen.before.as_ref().map(|_| Cause::Loss {});
             let what = What::Failover {
                 view: went_live.epoch,
                 outage_ms: went_live.outage_ms,
                 from: seen.before.as_ref().map(Claimant::host),
                 to: ping.host.host(),
-                cause: Some(self.intents.cause_of_failover(vm, seen.before.as_ref())),
+                cause: moved.map(|(_, cause)| cause).or(cause),
             };
             self.news.push((Subject::Vm(vm.clone()), what));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::journal::Cause;
 use super::status::State;
 use crate::arbiter::{Claimant, HostName, Record, VmName};
 use crate::views::{Backoff, Tended, Text};
@@ -29,6 +30,8 @@ pub(super) struct Seen {
     pub(super) end: Option<(Option<i32>, Text)>,
     /// How it leaves drained hosts.
     pub(super) leaving: Leaving,
+    /// The view whose primary was told to let its backup go on, and why.
+    pub(super) moves: Option<(u64, Cause)>,
     /// Intervals since its record is what it is, and since an order for it was accepted.
     pub(super) intervals: u32,
     /// What the journal has: the view, the view that the last failover won, and the state.

@@ -1,5 +1,5 @@
 use super::world::*;
-use crate::fleet::{HostVerb, Order, Refused, State, Subject, Verb, What};
+use crate::fleet::{Cause, HostVerb, Order, Refused, State, Subject, Verb, What};
 
 /// What the journal has of moves that are tried again later.
 fn deferred(world: &World) -> Vec<String> {
@@ -71,6 +71,26 @@ fn a_drain_is_not_done_before_a_guest_that_was_handed_over_is_protected() {
     world.at("c").fails_with = None;
     assert_eq!(world.until_done(drain), "it is empty");
     assert!(world.places_are("b", "c") && world.state() == State::Protected);
+    world.crash("b");
+    world.until(|world| world.places().0 == Some(host("c")));
+    world.pass(2);
+    let causes = world.journal.iter().filter_map(|entry| match &entry.what {
+        What::Failover { cause, .. } => Some(cause.unwrap()),
+        _ => None,
+    });
+    assert_eq!(
+        causes.collect::<Vec<_>>(),
+        [Cause::Drain(drain), Cause::Loss {}]
+    );
+}
+
+#[test]
+fn a_host_that_goes_down_hands_over_to_one_that_operators_want_empty() {
+    let mut world = World::protected(&["a", "b"]);
+    world.host_verb("b", HostVerb::Drain).unwrap();
+    let own = world.own_verb("a", HostVerb::Drain);
+    world.until_done(own);
+    assert_eq!(world.places().0, Some(host("b")));
 }
 
 #[test]
