@@ -15,8 +15,7 @@ mod capabilities;
 mod reach;
 mod system_calls;
 
-use landlock::BitFlags;
-use landlock::PathFd;
+use landlock::{BitFlags, PathFd};
 use log::Level;
 use parking_lot::Mutex;
 use rustix::thread::{CapabilitySet, set_no_new_privs};

@@ -159,11 +159,10 @@ impl Reach {
         self
     }
 
-    /// Both.
+    /// Both, to be enforced.
     #[must_use]
     pub(crate) fn and(mut self, other: &Self) -> Self {
         self.files.extend_from_slice(&other.files);
-        self.replaced.extend_from_slice(&other.replaced);
         self.connecting(&other.connect).binding(&other.bind)
     }
 

@@ -9,6 +9,7 @@ use disk_server::arbiter::ServerAddress;
 use super::guest::GuestArgs;
 use super::pair::{BackupArgs, PairArgs, PrimaryArgs};
 use crate::config::VmConfig;
+use crate::kvm::branch_counter::paranoid_level;
 
 /// What is read for as long as the guest runs: of this process, and of the room that is left.
 const READ: [&str; 7] = [
@@ -75,8 +76,7 @@ pub(super) fn backup(args: &BackupArgs, vm: &VmConfig) -> Confinement {
 fn confine(start: Reach, later: Reach) -> Confinement {
     let calls = [Calls::Guest, Calls::Accept, Calls::Connect, Calls::Files];
     let mut capabilities = AT_START.to_vec();
-    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
-    if paranoid.trim().parse().is_ok_and(|level: i32| level >= 3) {
+    if paranoid_level().is_some_and(|level| level >= 3) {
         capabilities.push(Capability::SysAdmin);
     }
     Confinement::begin(start, later, &capabilities).calling(&calls)

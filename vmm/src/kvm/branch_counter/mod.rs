@@ -23,6 +23,13 @@ use crate::kick;
 /// Where Linux says who may count what.
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
 
+/// How much of counting Linux forbids to whom (`kernel.perf_event_paranoid`), if that can be read.
+#[must_use]
+pub fn paranoid_level() -> Option<i32> {
+    let text = std::fs::read_to_string(PARANOID).ok()?;
+    text.trim().parse().ok()
+}
+
 /// What an error of `perf_event_open` means (perf_event_open(2), "ERRORS").
 fn refused(error: io::Error, has_pmu: bool) -> CounterError {
     match error.raw_os_error() {
@@ -31,9 +38,7 @@ fn refused(error: io::Error, has_pmu: bool) -> CounterError {
         Some(libc::EOPNOTSUPP) if has_pmu => CounterError::NotForGuests,
         Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) => CounterError::NoPmu,
         Some(libc::EACCES) => CounterError::Forbidden {
-            level: std::fs::read_to_string(PARANOID)
-                .ok()
-                .and_then(|text| text.trim().parse().ok()),
+            level: paranoid_level(),
         },
         Some(libc::EPERM) => CounterError::NotPermitted,
         Some(libc::EINVAL) => CounterError::NoGuestCounting,
