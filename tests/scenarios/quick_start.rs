@@ -252,7 +252,11 @@ impl Machines {
     fn reboot(&mut self, machine: usize) -> Result<()> {
         let host = &self.hosts[machine];
         let boot = host.check(&["cat", BOOT_ID])?;
-        host.check(&["systemctl", "reboot", "--no-block"])?;
+        // What answers here may be stopped before it does.
+        match host.check(&["systemctl", "reboot", "--no-block"]) {
+            Ok(_) | Err(testbed::Error::Agent { .. }) => {}
+            Err(error) => return Err(error),
+        }
         wait_until("the host's reboot", LIMIT, || {
             // Nobody answers meanwhile.
             let now = host.run(&["cat", BOOT_ID]);

@@ -25,6 +25,8 @@ use crate::qemu::{Qemu, WORDS};
 use crate::run_lock::RunLock;
 use crate::wait::{LIMIT, wait_until};
 
+/// How often a host is booted before it is given up.
+const BOOTS: u32 = 3;
 /// Another one after every boot of this machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -125,13 +127,17 @@ fn make(layout: &Layout, image: &HostImage, size: HostSize, directory: &Path) ->
         stays: false,
     };
     fabric.plug(plan.name, plan.kind)?;
-    let mut qemu = Qemu::boot(&plan, directory, &image.kernel()?, &initramfs)?;
-    wait_until("the boot of a host", LIMIT, || {
-        if !qemu.id().alive() {
-            return Err(qemu.died(plan.name));
+    let kernel = image.kernel()?;
+    let boot = || boot(&plan, directory, &kernel, &initramfs);
+    // One in hundreds stands still, of emulated processors; why is not known, and nothing is tested here.
+    let qemu = (1..BOOTS).find_map(|_| match boot() {
+        Err(Error::Timeout { what, seen, .. }) => {
+            eprintln!("once more: {what}; its last words:\n{seen}");
+            None
         }
-        Ok(qemu.waits_for_its_name())
-    })?;
+        result => Some(result),
+    });
+    let mut qemu = qemu.unwrap_or_else(boot)?;
     let console = console_log(plan.logs, plan.name);
     let said = fs::read_to_string(&console).map_err(|source| file_error(&console, source))?;
     if said.contains("unpacking failed") {
@@ -141,4 +147,24 @@ fn make(layout: &Layout, image: &HostImage, size: HostSize, directory: &Path) ->
     qemu.save()?;
     qemu.kill();
     fs::remove_file(&initramfs).map_err(|source| file_error(&initramfs, source))
+}
+
+/// Boots a host up to where it waits for its name.
+fn boot(plan: &Plan<'_>, directory: &Path, kernel: &Path, initramfs: &Path) -> Result<Qemu> {
+    let mut qemu = Qemu::boot(plan, directory, kernel, initramfs)?;
+    let waits = wait_until("the boot of a host", LIMIT / BOOTS, || {
+        if !qemu.id().alive() {
+            return Err(qemu.died(plan.name));
+        }
+        Ok(qemu.waits_for_its_name())
+    });
+    match waits {
+        Ok(()) => Ok(qemu),
+        Err(Error::Timeout { what, limit, .. }) => {
+            let seen = qemu.last_words();
+            qemu.kill();
+            Err(Error::Timeout { what, limit, seen })
+        }
+        Err(error) => Err(error),
+    }
 }

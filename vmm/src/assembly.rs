@@ -122,7 +122,7 @@ impl Parts {
             config.memory_bytes(),
         )?;
         let purpose = host.purpose;
-        let host = HostSide::connect(host)?;
+        let host = HostSide::connect(host, config.mac.0)?;
         Ok(Self {
             images,
             host,
@@ -387,10 +387,11 @@ pub(crate) fn watchdog(interval: Duration) -> Result<Watchdog, AssemblyError> {
 }
 
 impl HostSide {
-    fn connect(host: &HostConfig) -> Result<Self, AssemblyError> {
+    fn connect(host: &HostConfig, mac: [u8; 6]) -> Result<Self, AssemblyError> {
         let lanes = Lanes::default();
         let live = Arc::new(AtomicBool::new(false));
-        let tap = host.tap.as_deref().map(Tap::open).transpose()?;
+        let tap = (host.tap.as_deref()).map(|name| Tap::open(name, mac));
+        let tap = tap.transpose()?;
         if let Some(tap) = &tap {
             tap.receive_into(lanes.frames.clone(), live.clone());
         }

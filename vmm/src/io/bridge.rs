@@ -177,7 +177,7 @@ mod tests {
             assert_eq!(joined, Err(Errno::EBUSY), "it is in a bridge");
             assert!(crate::io::tap::is_up("ftvm-db").expect("it is there"));
         }
-        let used = crate::io::Tap::open("ftvm-db").expect("it is a TAP interface");
+        let used = crate::io::Tap::open("ftvm-db", [0; 6]).expect("it is a TAP interface");
         assert!(bridge.add_tap("ftvm-db").is_err(), "it is used");
         assert!(remove_tap("ftvm-db").is_err(), "it is used");
         drop(used);

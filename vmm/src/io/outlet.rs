@@ -1,6 +1,6 @@
 //! The way out: to the client network and the console.
 
-use super::{ConsoleSink, Tap};
+use super::{ConsoleSink, Departure, Tap};
 use crate::devices::Output;
 
 /// Performs outputs. A handle: clones lead to the same interfaces.
@@ -21,6 +21,12 @@ impl Outlet {
     #[must_use]
     pub fn console(&self) -> &ConsoleSink {
         &self.console
+    }
+
+    /// How a guest with a network leaves this host by plan.
+    #[must_use]
+    pub fn departure(&self) -> Option<Departure> {
+        self.tap.as_ref().map(|tap| tap.departure().clone())
     }
 
     /// The same; the console [waits](ConsoleSink::patient) until it is taken.

@@ -14,7 +14,7 @@ use nix::net::if_::InterfaceFlags;
 use crate::devices::virtio::net::frame::{self, Frame, HEADER_BYTES, Offloads};
 use crate::sources::Lane;
 
-use super::Announcer;
+use super::{Announcer, Departure};
 
 /// A TAP interface.
 #[derive(Debug, Clone)]
@@ -23,6 +23,7 @@ pub struct Tap {
     name: String,
     /// Of the guest's address, since it is here.
     announcer: Arc<OnceLock<Announcer>>,
+    departure: Departure,
 }
 
 /// Why a TAP interface cannot be used.
@@ -61,11 +62,11 @@ pub enum TapError {
 }
 
 impl Tap {
-    /// Attaches to the interface `name`. One that is down is told in the log.
+    /// Attaches to the interface `name`, for the guest with this address. One that is down is told in the log.
     ///
     /// # Errors
     /// [`TapError`].
-    pub fn open(name: &str) -> Result<Self, TapError> {
+    pub fn open(name: &str, mac: [u8; 6]) -> Result<Self, TapError> {
         if !is_interface_name(name) {
             return Err(TapError::Name(name.to_owned()));
         }
@@ -81,6 +82,7 @@ impl Tap {
             file: Arc::new(file),
             name: name.to_owned(),
             announcer: Arc::default(),
+            departure: Departure::new(mac),
         })
     }
 
@@ -89,6 +91,12 @@ impl Tap {
         let tap = self.clone();
         let announce = move |frame: &[u8]| tap.send(&frame.to_vec().into());
         (self.announcer).get_or_init(|| Announcer::start(mac, may, announce));
+    }
+
+    /// How the guest leaves this host by plan.
+    #[must_use]
+    pub fn departure(&self) -> &Departure {
+        &self.departure
     }
 
     /// Sends a frame. A frame that the network does not take is lost, as on a wire.
@@ -113,7 +121,7 @@ impl Tap {
     }
 
     /// Starts a thread that hands received frames to the guest while `live`, and drops them
-    /// otherwise (a backup's guest gets the primary's frames from the log).
+    /// otherwise (a backup's guest gets the primary's frames from the log). Those of a guest that leaves follow it.
     pub fn receive_into(&self, lane: Lane<Frame>, live: Arc<AtomicBool>) {
         let tap = self.clone();
         thread::Builder::new()
@@ -133,7 +141,11 @@ impl Tap {
                         if let Some(announcer) = self.announcer.get() {
                             announcer.listen(&frame.bytes);
                         }
-                        lane.push(frame);
+                        let waits = std::iter::from_fn(|| lane.take(None));
+                        let send = |frame: &Frame| self.send(frame);
+                        if let Some(frame) = self.departure.redirect(frame, waits, send) {
+                            lane.push(frame);
+                        }
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -256,14 +268,14 @@ mod tests {
             "eth0:1",
             "1234567890123456",
         ] {
-            let error = Tap::open(name).expect_err(name);
+            let error = Tap::open(name, [0; 6]).expect_err(name);
             assert!(matches!(error, TapError::Name(_)), "{name}: {error}");
         }
     }
 
     #[test]
     fn an_interface_that_is_missing_is_not_made() {
-        let error = Tap::open("ftvm-missing").expect_err("there is none");
+        let error = Tap::open("ftvm-missing", [0; 6]).expect_err("there is none");
         assert!(matches!(error, TapError::Missing(_)), "{error}");
         assert!(is_up("lo").is_ok());
     }

@@ -33,6 +33,7 @@ use self::claim::Rights;
 use crate::assembly::{AssemblyError, Guest};
 use crate::control::ControlError;
 use crate::engine::{Divergence, EngineError};
+use crate::io::Departure;
 
 /// Why a replicated run failed.
 #[derive(Debug, thiserror::Error)]
@@ -121,3 +122,14 @@ fn tie_to_server(guest: &mut Guest, rights: &Rights) -> Result<(), RoleError> {
 /// Ends this process at once, without another output: called when this host has lost the right
 /// to run the guest.
 pub type Halt = Box<dyn FnOnce(&str) + Send>;
+
+/// The same for a guest with a network: what comes for it while it leaves by plan follows it first.
+fn after_departure(departure: Option<Departure>, halt: Halt) -> Halt {
+    match departure {
+        Some(departure) => Box::new(move |reason| {
+            departure.wait_over();
+            halt(reason);
+        }),
+        None => halt,
+    }
+}

@@ -17,7 +17,7 @@ use super::pinging::{Pinging, needs};
 use super::sessions::{Door, SessionLog, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
-use super::{Halt, RoleError, stats, storage, tie_to_server};
+use super::{Halt, RoleError, after_departure, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::control::{Asked, ControlSocket};
@@ -99,12 +99,17 @@ pub fn run_primary(
     }
     prepared(&guest, pinging.asked());
     let epoch = rights.start(cancel)?;
+    let departure = guest.host.outlet.departure();
+    let halt = after_departure(departure.clone(), halt);
     let tenure = Tenure::hold(rights.clone(), epoch, events, halt);
     if let Some(disk) = &guest.disk {
         disk.require_writer(epoch).map_err(AssemblyError::from)?;
     }
     let look = guest.host.lanes.look.clone();
     let sessions = Sessions::alone(tenure.standing(), look, events);
+    if let Some(departure) = departure {
+        sessions.depart_by(departure);
+    }
     pinging.be_member(Member {
         vm: rights.vm().clone(),
         sessions: sessions.clone(),

@@ -31,7 +31,9 @@ use super::pinging::{Pinging, needs};
 use super::sessions::{Door, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
-use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
+use super::{
+    Halt, NotLive, RoleError, after_departure, peer_report, stats, storage, tie_to_server,
+};
 use crate::assembly::{Guest, HostConfig, Parts, watchdog};
 use crate::config::VmConfig;
 use crate::control::{Asked, ControlSocket};
@@ -157,10 +159,15 @@ pub fn run_backup(
     let meters = Meters::of(&guest);
     let holder: Result<Claimant, _> = receiver.session().holder.parse();
     let held = (epoch, holder.map_err(ClaimFailure::from)?);
+    let departure = guest.host.outlet.departure();
+    let halt = after_departure(departure.clone(), halt);
     let tenure = Tenure::follow(rights.clone(), held, receiver.events(), events, halt);
     let standing = tenure.standing();
     let look = guest.host.lanes.look.clone();
     let sessions = Sessions::following(standing.clone(), look, events);
+    if let Some(departure) = departure {
+        sessions.depart_by(departure);
+    }
     let _reporting = stats::report_receiver(events, &receiver.handle(), &sessions, &meters);
     let door = Door {
         identity: guest.identity.clone(),

@@ -126,11 +126,19 @@ impl Sessions {
         if !self.change(|state| state.live.hand_over()) {
             return Ok(());
         }
+        let departure = self.0.departure.get();
+        departure.inspect(|it| it.begin());
         self.standing().hand_over(view);
         session.sender.hand_over();
         match self.standing().wait(STANDSTILL) {
-            Some(Verdict::Lost(reason)) => Err(Interruption::Halt(reason)),
-            Some(Verdict::Won { .. }) | None => Ok(()),
+            Some(Verdict::Lost(reason)) => {
+                departure.inspect(|it| it.wait_over());
+                Err(Interruption::Halt(reason))
+            }
+            Some(Verdict::Won { .. }) | None => {
+                departure.inspect(|it| it.cancel());
+                Ok(())
+            }
         }
     }
 

@@ -37,6 +37,7 @@ pub(super) use self::door::Door;
 pub(super) use self::sink::SessionLog;
 use super::tenure::{Standing, Verdict};
 use crate::events::{Event, Events};
+use crate::io::Departure;
 use crate::protocol::live::{Live, Lost};
 use crate::sources::{LookOut, Sent};
 use crate::state::Progress;
@@ -144,6 +145,7 @@ struct Shared {
     hands_over: AtomicU64,
     release: OnceLock<Release>,
     protected: OnceLock<WhenProtected>,
+    departure: OnceLock<Departure>,
     standing: Standing,
     look: LookOut,
     events: Events,
@@ -165,6 +167,7 @@ impl Sessions {
             hands_over: AtomicU64::new(0),
             release: OnceLock::new(),
             protected: OnceLock::new(),
+            departure: OnceLock::new(),
             standing,
             look,
             events: events.clone(),
@@ -238,6 +241,11 @@ impl Sessions {
         act: impl Fn(&Sender) -> io::Result<()> + Send + Sync + 'static,
     ) {
         let _ = self.0.protected.set(Box::new(act));
+    }
+
+    /// The guest has a network, and this is how it leaves this host by plan.
+    pub(super) fn depart_by(&self, departure: Departure) {
+        let _ = self.0.departure.set(departure);
     }
 
     pub(super) fn standing(&self) -> &Standing {
