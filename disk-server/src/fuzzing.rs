@@ -17,10 +17,12 @@ use transport::Stream;
 
 use crate::arbiter::lines::{Lines, Patience};
 use crate::arbiter::protocol::{
-    ErrorCode, Greeting, MAX_LINE, Request, Response, VmRecord, encode,
+    ErrorCode, Greeting, MAX_LINE, Request, Response, VERSIONS, VmRecord, encode,
 };
 use crate::arbiter::{Next, Record};
-use crate::fleet::{Definition, Image, ImageDigest, LagBounds, NamedHosts, Operation};
+use crate::fleet::{
+    Answer, Definition, HostVerb, Image, ImageDigest, LagBounds, NamedHosts, Operation, Verb,
+};
 use crate::monitoring::http::{Response as Page, converse};
 use crate::nbd::client::negotiation::{ConnectError, Negotiation};
 use crate::nbd::haggling::{await_tls, greet};
@@ -278,7 +280,11 @@ pub fn arbiter(input: &[u8]) {
             return;
         };
         assert!(line.len() < MAX_LINE, "{} bytes are no line", line.len());
-        same_again::<Greeting>(&line);
+        if let Some(greeting) = same_again::<Greeting>(&line)
+            && let Some(version) = greeting.common()
+        {
+            assert!(VERSIONS.contains(version), "{version} is spoken");
+        }
         same_again::<Response>(&line);
         if let Some(request) = same_again::<Request>(&line) {
             let _ = Act::of(&request);
@@ -300,6 +306,7 @@ fn same_again<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(
 fn lines() -> Vec<Vec<u8>> {
     let vm = || "db".parse().expect("a name");
     let host = || "a/1".parse().expect("a name");
+    let name = || "a".parse().expect("a name");
     let by = || Text::cut("anna");
     let carries = Capabilities {
         memory_mib: 4096,
@@ -339,10 +346,34 @@ fn lines() -> Vec<Vec<u8>> {
             declined: None,
         },
     };
-    let define = Operation::Define {
-        definition: Box::new(definition),
-        by: by(),
-    };
+    let operations = [
+        Operation::Define {
+            definition: Box::new(definition.clone()),
+            by: by(),
+        },
+        Operation::Undefine { vm: vm(), by: by() },
+        Operation::Definition { vm: vm() },
+        Operation::Guest {
+            vm: vm(),
+            verb: Verb::MigrateBackup { to: name() },
+            by: by(),
+        },
+        Operation::Host {
+            host: name(),
+            verb: HostVerb::Drain,
+            by: by(),
+        },
+        Operation::OwnHost {
+            host: name(),
+            verb: HostVerb::Undrain,
+        },
+        Operation::Status { vm: vm() },
+        Operation::List { after: Some(vm()) },
+        Operation::History {
+            vm: Some(vm()),
+            before: Some(9),
+        },
+    ];
     let asked = [
         Request::CompareAndSet {
             vm: vm(),
@@ -360,15 +391,10 @@ fn lines() -> Vec<Vec<u8>> {
         Request::ListExports { after: None },
         Request::ListHosts { after: None },
         Request::Ping(ping),
-        Request::Operate { operation: define },
-        Request::Operate {
-            operation: Operation::Undefine { vm: vm(), by: by() },
-        },
-        Request::Operate {
-            operation: Operation::Status { vm: vm() },
-        },
+        Request::Forget { vm: vm() },
         Request::Echo {},
     ];
+    let operated = operations.map(|operation| Request::Operate { operation });
     let record = Record {
         epoch: 5,
         holder: Some(host()),
@@ -383,21 +409,33 @@ fn lines() -> Vec<Vec<u8>> {
         },
         Response::Record(record.clone()),
         Response::Page {
-            vms: vec![VmRecord { vm: vm(), record }],
+            vms: vec![VmRecord {
+                vm: vm(),
+                record: record.clone(),
+            }],
             more: true,
+        },
+        Response::Pinged {
+            record: Some(record),
+            order: None,
+        },
+        Response::Operated {
+            outcome: Answer::Definition(Box::new(definition)),
         },
         Response::Error {
             code: ErrorCode::Busy,
             message: "later".into(),
         },
     ];
-    let mut seeds: Vec<_> = asked
-        .iter()
-        .map(encode)
-        .chain(told.iter().map(encode))
-        .collect();
+    let asked = asked.iter().chain(&operated).map(encode);
+    let mut seeds: Vec<_> = asked.chain(told.iter().map(encode)).collect();
     let session = [encode(&Greeting::ours()), seeds.concat()].concat();
-    seeds.push(session);
+    let next = Greeting {
+        version: VERSIONS.newest,
+        newest: Some(VERSIONS.newest + 1),
+        ..Greeting::ours()
+    };
+    seeds.extend([session, encode(&next)]);
     seeds
 }
 

@@ -30,6 +30,7 @@ pub mod fleet;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod logging;
+mod lookup;
 pub mod lossy_writer;
 pub mod monitoring;
 pub mod nbd;

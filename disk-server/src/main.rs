@@ -16,7 +16,9 @@ use disk_server::state::StateDirectory;
 use disk_server::status::Status;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use transport::{Endpoint, EndpointError, KEY_FILE, Mode, TRUST_FILE, key_of_person};
+use transport::{
+    Endpoint, EndpointError, KEY_FILE, Mode, TRUST_FILE, key_of_person, socket_address,
+};
 
 /// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone, and
 /// serves the disks that both hosts share.
@@ -78,14 +80,14 @@ impl Keys {
 #[derive(Debug, Args)]
 struct Serve {
     /// Where to listen; port 0 takes a free port, which the first line of output names
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = socket_address)]
     listen: SocketAddr,
     /// Directory for the state, which is made if it is missing. Keep it: epochs must never go back
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// Where NBD clients reach the disks; port 0 takes a free port, which the second line of output
     /// names. The usual port is 10809
-    #[arg(long, value_name = "IP:PORT", requires = "exports")]
+    #[arg(long, value_name = "IP:PORT", value_parser = socket_address, requires = "exports")]
     nbd_listen: Option<SocketAddr>,
     /// A disk: an image file or block device, and the virtual machine that owns it, if one does. Can
     /// be given any number of times
@@ -98,7 +100,7 @@ struct Serve {
     /// Where Prometheus reads metrics, and load balancers ask whether the server is well: in the clear, without keys.
     /// Give an address of the management network, or of loopback; port 0 takes a free port, which the last line of
     /// output names
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = socket_address)]
     metrics: Option<SocketAddr>,
     /// How many clients of the arbiter, and how many of the disks, may be connected at a time
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]

@@ -4,12 +4,13 @@
 //! [another way](crate::nbd).
 
 use std::io::{self, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use transport::{Role, Stream};
 
 use crate::arbiter::ServerAddress;
+use crate::lookup::addresses;
 
 /// Who may be at a client's other end.
 pub(crate) const SERVERS: &[Role] = &[Role::DiskServer];
@@ -18,7 +19,7 @@ pub(crate) const CLIENTS: &[Role] = &Role::ALL;
 
 /// Connects to the first of a name's addresses where somebody listens. Each has its share of the time.
 pub(crate) fn connect(address: &ServerAddress, deadline: Instant) -> io::Result<TcpStream> {
-    let targets: Vec<_> = address.as_str().to_socket_addrs()?.collect();
+    let targets = addresses(address, deadline)?;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for (tried, target) in targets.iter().enumerate() {
         let share = left(deadline)? / (targets.len() - tried) as u32;

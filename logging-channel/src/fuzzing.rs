@@ -5,10 +5,13 @@
 //! when it is sent again, and nobody waits for more than a message may have. A violation panics. `tests/fuzz` has
 //! libFuzzer run these.
 
+#[cfg(test)]
+mod tests;
+
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use transport::{DatagramKey, MAC_LEN};
+use transport::{DatagramKey, MAC_LEN, Versions};
 
 use crate::codec::{BATCH_MAGIC, Batch, BatchEncoder, HEADER_LEN, LogOrder, VERSIONS};
 use crate::control::Control;
@@ -20,17 +23,21 @@ use crate::handshake::{
 use crate::heartbeat::{Echo, HEARTBEAT_LEN, Heartbeat, Role};
 use crate::host::{CheckOutcome, HostCheck, HostReport};
 use crate::identity::{DiskIdentity, Identity};
+use crate::memory::{header, read_block};
 use crate::protocol::Pulse;
+use crate::session::{Heard, hear};
 use crate::trial;
 
 /// A fuzz target: its name, what is done with an input, and inputs that go deep.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of this crate.
-pub const TARGETS: [Target; 3] = [
+pub const TARGETS: [Target; 5] = [
     ("handshake", handshake, handshakes),
+    ("door", door, callers),
     ("heartbeat", heartbeat, heartbeats),
     ("batch", batch, batches),
+    ("memory", memory, blocks),
 ];
 
 /// First byte of an input: what follows is there as it is sent. Otherwise it gets the checksums that it needs, which
@@ -157,7 +164,7 @@ pub fn handshake(input: &[u8]) {
     }
 }
 
-fn handshakes() -> Vec<Vec<u8>> {
+fn messages() -> [Message; 8] {
     let (identity, host) = (identity(), host());
     let hello = |standby, identity| {
         Message::Hello(Hello {
@@ -189,7 +196,7 @@ fn handshakes() -> Vec<Vec<u8>> {
         disk: None,
         ..identity.clone()
     };
-    let messages = [
+    [
         Message::Versions(VERSIONS),
         hello(Standby::Hot, identity),
         hello(Standby::Cold, alone),
@@ -207,11 +214,81 @@ fn handshakes() -> Vec<Vec<u8>> {
             session: 2,
             number: 1,
         },
-    ];
+    ]
+}
+
+fn handshakes() -> Vec<Vec<u8>> {
+    let messages = messages();
     let seeds = messages.iter().flat_map(|message| {
         let bytes = message.encode(VERSIONS.newest).expect("it is valid");
         let sealed = [&[SEALED, bytes[10]], &bytes[ENVELOPE_LEN..]].concat();
         [[&[AS_IT_IS], &bytes[..]].concat(), sealed]
+    });
+    seeds.collect()
+}
+
+/// What a caller says: how it is sent, a byte that says in pieces of which length (0: all at once), and all of it, or of
+/// each message the version (how far it is above the oldest), the kind, the length of the body (u16), and the body.
+pub fn door(input: &[u8]) {
+    let Some((&[how, piece], mut rest)) = input.split_first_chunk() else {
+        return;
+    };
+    let mut said = Vec::new();
+    while how == SEALED
+        && let Some((&[version, kind, low, high], behind)) = rest.split_first_chunk()
+    {
+        let len = usize::from(u16::from_le_bytes([low, high])).min(behind.len());
+        let (body, behind) = behind.split_at(len);
+        let version = VERSIONS.oldest + u16::from(version);
+        said.extend(Envelope::seal(LINK_MAGIC, version, kind.into(), body));
+        rest = behind;
+    }
+    if how != SEALED {
+        said.extend_from_slice(rest);
+    }
+    let piece = match piece {
+        0 => said.len().max(1),
+        piece => piece.into(),
+    };
+    let (heard, answers) = hear(&said, piece);
+    assert!(answers < 2, "a version is agreed on {answers} times");
+    match heard {
+        Heard::Backup(version) => {
+            assert!(VERSIONS.contains(version), "{version} is spoken");
+            assert_eq!(answers, 1, "a backup knows what is spoken");
+        }
+        Heard::Memory => assert_eq!(answers, 0, "a memory stream speaks its session's"),
+        Heard::Refused(refusal) => printable(&refusal.to_string()),
+        Heard::Nothing => {}
+    }
+}
+
+/// Each message behind one's versions, and alone.
+fn callers() -> Vec<Vec<u8>> {
+    let next = Versions {
+        oldest: VERSIONS.newest,
+        newest: VERSIONS.newest + 1,
+    };
+    let known = [VERSIONS, next, Versions::only(VERSIONS.newest + 1)].map(Message::Versions);
+    let begins = known.map(Some).into_iter().chain([None]);
+    let seeds = begins.flat_map(|versions| {
+        messages().into_iter().flat_map(move |message| {
+            let said = [versions.clone(), Some(message)].into_iter().flatten();
+            let sent: Vec<_> = said
+                .map(|it| it.encode(VERSIONS.newest).expect("it is valid"))
+                .collect();
+            let sealed = sent.iter().flat_map(|bytes| {
+                let (head, body) = bytes.split_at(ENVELOPE_LEN);
+                let version = (VERSIONS.newest - VERSIONS.oldest) as u8;
+                let len = (body.len() as u16).to_le_bytes();
+                [&[version, head[10]], &len[..], body].concat()
+            });
+            let sealed: Vec<u8> = sealed.collect();
+            [
+                [&[AS_IT_IS, 0], &sent.concat()[..]].concat(),
+                [&[SEALED, 7], &sealed[..]].concat(),
+            ]
+        })
     });
     seeds.collect()
 }
@@ -369,31 +446,42 @@ fn batches() -> Vec<Vec<u8>> {
     seeds
 }
 
-#[cfg(test)]
-#[path = "../../tests/fuzz/inputs.rs"]
-mod inputs;
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::inputs::inputs;
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_message_of_the_handshake_is_understood_or_refused(input in inputs(handshakes())) {
-            handshake(&input);
+/// What a plain memory stream carries: how it is sent, and the headers and blocks, or of one transfer (u32), length
+/// (u32) and block.
+pub fn memory(input: &[u8]) {
+    const ROOM: usize = 512;
+    let bytes = match input {
+        [SEALED, a, b, c, d, e, f, g, h, block @ ..] => {
+            let transfer = u32::from_le_bytes([*a, *b, *c, *d]);
+            let len = u32::from_le_bytes([*e, *f, *g, *h]);
+            [&header(transfer, len)[..], block].concat()
         }
-
-        #[test]
-        fn a_datagram_of_a_stranger_is_not_heard(input in inputs(heartbeats())) {
-            heartbeat(&input);
+        [_, bytes @ ..] => bytes.to_vec(),
+        [] => return,
+    };
+    let (mut rest, mut room) = (&bytes[..], [0; ROOM]);
+    let error = loop {
+        let before = rest;
+        match read_block(&mut rest, &mut room) {
+            Ok((transfer, block)) => {
+                let again = [&header(transfer, block.len() as u32)[..], block].concat();
+                assert!(before.starts_with(&again), "sent again");
+            }
+            Err(error) => break error,
         }
+    };
+    printable(&error.to_string());
+}
 
-        #[test]
-        fn a_batch_is_understood_or_refused(input in inputs(batches())) {
-            batch(&input);
-        }
-    }
+fn blocks() -> Vec<Vec<u8>> {
+    let block = |transfer, bytes: &[u8]| [&header(transfer, bytes.len() as u32), bytes].concat();
+    let all = [block(1, &[0xa5; 60]), block(2, &[]), block(2, b"memory")].concat();
+    let sealed = [
+        &[SEALED],
+        &1u32.to_le_bytes()[..],
+        &6u32.to_le_bytes(),
+        b"memory",
+    ]
+    .concat();
+    vec![[&[AS_IT_IS], &all[..]].concat(), sealed]
 }

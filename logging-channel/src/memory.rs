@@ -134,7 +134,7 @@ fn write(stream: &mut impl Write, header: &[u8], block: &[u8]) -> io::Result<()>
     stream.flush()
 }
 
-fn header(transfer: u32, len: u32) -> [u8; HEADER_LEN] {
+pub(crate) fn header(transfer: u32, len: u32) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     header[..4].copy_from_slice(&transfer.to_le_bytes());
     header[4..8].copy_from_slice(&len.to_le_bytes());
@@ -203,7 +203,10 @@ pub(crate) fn read(streams: Vec<Stream>, taker: &Arc<dyn TakeBlocks>) -> io::Res
 }
 
 /// A block, which is read into the `room` for the longest one.
-fn read_block<'a>(stream: &mut impl Read, room: &'a mut [u8]) -> io::Result<(u32, &'a [u8])> {
+pub(crate) fn read_block<'a>(
+    stream: &mut impl Read,
+    room: &'a mut [u8],
+) -> io::Result<(u32, &'a [u8])> {
     let nonsense = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut header = [0; HEADER_LEN];
     stream.read_exact(&mut header)?;

@@ -1,4 +1,5 @@
-//! The disk server with a client that is not ours, in a host: the kernel's own NBD client.
+//! The disk server with a client that is not ours, in a host: the kernel's own NBD client. Without keys: that one has
+//! TLS only with a daemon (tlshd) that Debian 12 has not. Others that have it are in `disk-server/tests/nbd/foreign.rs`.
 
 use std::fs::File;
 use std::path::Path;

@@ -40,7 +40,7 @@ fn initrd(testbed: &Testbed, host: &Host) -> Result<String> {
 
 #[test]
 fn page_reclaim_with_swap_is_replayed_without_a_difference() -> Result<()> {
-    let testbed = Testbed::new("page-reclaim")?.plain();
+    let testbed = Testbed::new("page-reclaim")?;
     let image = testbed.logs().join("swap.raw");
     let file = File::create(&image).expect("an image");
     file.set_len(SWAP_BYTES).expect("a size");
@@ -56,8 +56,8 @@ fn page_reclaim_with_swap_is_replayed_without_a_difference() -> Result<()> {
 
     let uri = disk_server.uri("swap");
     let log = ["--verify", "--log", "/tmp/pressure.log"];
-    let rest = ["--console-log", "/tmp/console", "--plain", "--disk", &uri];
-    let record = [&MEMORY[..], &log, &rest].concat();
+    let rest = ["--console-log", "/tmp/console", "--disk", &uri];
+    let record = [&MEMORY[..], &log, &rest, disk_server.key_options()].concat();
     let recorded = run(&host, &command(&host, "record", &initrd, words, &record))?;
     assert!(recorded.exit.success(), "{recorded:?}");
     let console = host.check(&["cat", "/tmp/console"])?;

@@ -47,7 +47,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 #[test]
 fn the_commands_of_the_page_make_a_guest_that_outlives_its_hosts() -> Result<()> {
-    // The page gives them keys.
+    // None of the testbed's keys: the page has each machine make its own.
     let testbed = Testbed::with_hosts("quick-start", HostKind::Debian)?.plain();
     let mut machines = Machines::start(&testbed)?;
     let prometheus = Prometheus::start(&testbed)?;

@@ -13,6 +13,7 @@ fn one_host_is_killed_and_another_one_drained() -> Result<()> {
         // Hosts of the usual size have a snapshot.
         host_mib: 1024,
         heartbeat_timeout: PATIENCE,
+        plain: false,
     };
     let mut rounds = Rounds::start("rounds", options, &mut |line| eprintln!("{line}"))?;
     for _ in 0..2 {

@@ -153,6 +153,10 @@ impl Key {
     pub fn create(path: &Path) -> Result<Self, KeyError> {
         let key = Self::generate()?;
         let beside = certificate_file(path);
+        if beside == path {
+            let reason = format!("{} is a certificate's name", path.display());
+            return Err(KeyError::Make(reason));
+        }
         // One that was signed is not to be lost.
         if beside.symlink_metadata().is_ok() {
             return Err(KeyError::Exists { path: beside });

@@ -24,6 +24,7 @@
 //!
 //! The page for users is `docs/keys.md`.
 
+mod address;
 mod admission;
 mod authority;
 mod certificate;
@@ -51,6 +52,7 @@ mod trust;
 mod verifier;
 mod versions;
 
+pub use address::{AddressError, ip_address, socket_address};
 pub use authority::{SignError, sign};
 pub use datagram::{DatagramKey, MAC_LEN};
 pub use endpoint::{Endpoint, EndpointError};

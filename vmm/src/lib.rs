@@ -28,6 +28,8 @@ pub mod elsewhere;
 pub mod engine;
 pub mod events;
 pub mod fake_cpu;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gates;
 pub mod host;
 mod host_kernel;

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
-/// Where a server is: `host:port`. A name is looked up at every connect; an address needs no
-/// name server at the very moment when hosts fail, and is to be preferred.
+/// Where a server is: `host:port`. A name is looked up at every connect, and its last answer counts while there is none;
+/// an address needs no name server at the very moment when hosts fail, and is to be preferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerAddress(String);
 

@@ -103,7 +103,7 @@ impl Greeting {
     }
 
     /// The version that is spoken with its sender, if there is one that both sides know.
-    pub(super) fn common(&self) -> Option<u16> {
+    pub(crate) fn common(&self) -> Option<u16> {
         let is_ours = self.ftvm == SERVICE;
         is_ours.then(|| VERSIONS.common(self.versions())).flatten()
     }

@@ -1,6 +1,8 @@
 //! The primary's open port: takes connections and their Hellos, several at a time, so that a peer
 //! which says nothing, or nonsense, keeps nobody else out.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 #[cfg(test)]
 mod tests;
 

@@ -15,6 +15,8 @@ use crate::handshake::Standby;
 use crate::host::HostReport;
 
 pub use connect::ConnectError;
+#[cfg(any(test, fuzzing))]
+pub(crate) use door::fuzzing::{Heard, hear};
 pub use listener::{AcceptError, BindError, Listener};
 
 /// What both sides agreed on in the handshake.

@@ -30,6 +30,7 @@ static TARGET: LazyLock<(Target, Option<usize>)> = LazyLock::new(|| {
         &transport::fuzzing::TARGETS[..],
         &logging_channel::fuzzing::TARGETS[..],
         &disk_server::fuzzing::TARGETS[..],
+        &ftvm_vmm::fuzzing::TARGETS[..],
     ];
     let strangers = strangers.concat().into_iter().map(|it| (it, Some(MOST)));
     let all: Vec<_> = strangers

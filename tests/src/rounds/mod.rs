@@ -60,6 +60,8 @@ pub struct Options {
     pub host_mib: u32,
     /// Silence after which a host takes the other for lost.
     pub heartbeat_timeout: Duration,
+    /// Whether hosts, disk server and operator do without keys.
+    pub plain: bool,
 }
 
 impl Default for Options {
@@ -69,6 +71,8 @@ impl Default for Options {
             host_mib: 4096,
             // Replies of one of twenty processes on three emulated processors take two.
             heartbeat_timeout: Duration::from_secs(6),
+            // Twenty processes that join each other would leave emulated processors no time for the guests.
+            plain: true,
         }
     }
 }
@@ -125,10 +129,11 @@ impl Rounds {
     ///
     /// When something is not set up, a host does not boot, or a guest is not protected.
     pub fn start(name: &str, options: Options, tell: &mut dyn FnMut(String)) -> Result<Self> {
-        // Without keys: twenty processes that join each other would leave emulated processors no time for the guests.
-        let testbed = Testbed::new(name)?
-            .with_host_memory(options.host_mib)
-            .plain();
+        let testbed = Testbed::new(name)?.with_host_memory(options.host_mib);
+        let testbed = match options.plain {
+            true => testbed.plain(),
+            false => testbed,
+        };
         let service = DiskServer::start(&testbed)?;
         let hosts = Vec::from(testbed.start_hosts(HOSTS)?);
         let daemons = hosts.iter().map(|host| Daemon::start(host, &service));

@@ -27,8 +27,9 @@ const READ: [&str; 7] = [
 const READ_AT_START: [&str; 3] = ["/proc/cpuinfo", "/proc/sys", "/sys"];
 
 /// What names are resolved with: the C library's files, and those that services keep for it.
-const RESOLVED_WITH: [&str; 4] = [
+const RESOLVED_WITH: [&str; 5] = [
     "/etc",
+    "/run/NetworkManager",
     "/run/systemd/resolve",
     "/run/resolvconf",
     "/usr/lib",
@@ -157,8 +158,10 @@ mod tests {
 
     /// Where the process that is confined has its files.
     const FOLDER: &str = "CONFINED_TEST_FOLDER";
+    /// What it calls this host, at which its disk server is.
+    const HOST: &str = "CONFINED_TEST_HOST";
 
-    fn confined(folder: &Path, server: SocketAddr) -> Confinement {
+    fn confined(folder: &Path, server: &str) -> Confinement {
         let file = |name: &str| folder.join(name).display().to_string();
         let line = format!(
             "ftvm backup --kernel {} --disk-server {server} --plain --cold {} --events {} --control {}",
@@ -185,7 +188,7 @@ mod tests {
     fn misuse(folder: &Path) -> [(&'static str, Result<()>); 7] {
         let own = |file: &str| folder.join(file);
         [
-            ("a file of others", File::open("/etc/passwd").map(drop)),
+            ("a file of others", File::open("/usr/bin/env").map(drop)),
             ("the kernel's image", File::open(own("vmlinux")).map(drop)),
             (
                 "a new socket",
@@ -219,8 +222,10 @@ mod tests {
         };
         let folder = Path::new(&folder);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let server = listener.local_addr().expect("it listens");
-        let confinement = confined(folder, server);
+        let port = listener.local_addr().expect("it listens").port();
+        let host = env::var(HOST).expect("it is called something");
+        let server = format!("{host}:{port}");
+        let confinement = confined(folder, &server);
         let start = File::open(folder.join("vmlinux"));
         start.expect("it is needed for a start");
         confinement.has_started();
@@ -235,7 +240,7 @@ mod tests {
                 thread.spawn_scoped(scope, misuses).expect("a thread");
             }
         });
-        TcpStream::connect(server).expect("it is the disk server");
+        TcpStream::connect(&server).expect("it is the disk server");
         fs::write(folder.join("kept/ftvm-log-1"), "log").expect("it is its own");
         let events = File::options()
             .create(true)
@@ -252,16 +257,20 @@ mod tests {
             eprintln!("skipped: this kernel has no Landlock");
             return;
         }
-        let folder = tempfile::tempdir().expect("a directory");
-        fs::write(folder.path().join("vmlinux"), "kernel").expect("a file");
-        fs::create_dir(folder.path().join("sockets")).expect("a directory");
-        let own = env::current_exe().expect("it has one");
-        let confined = Program::new(own)
-            .args(["--exact", "cli::confined::tests::a_process_of_its_own"])
-            .env(FOLDER, folder.path())
-            .output()
-            .expect("it starts");
-        let text = String::from_utf8_lossy(&confined.stderr);
-        assert!(confined.status.success(), "{text}");
+        // A name has more files read, and is looked up after the start, too.
+        for host in ["127.0.0.1", "localhost"] {
+            let folder = tempfile::tempdir().expect("a directory");
+            fs::write(folder.path().join("vmlinux"), "kernel").expect("a file");
+            fs::create_dir(folder.path().join("sockets")).expect("a directory");
+            let own = env::current_exe().expect("it has one");
+            let confined = Program::new(own)
+                .args(["--exact", "cli::confined::tests::a_process_of_its_own"])
+                .env(FOLDER, folder.path())
+                .env(HOST, host)
+                .output()
+                .expect("it starts");
+            let text = String::from_utf8_lossy(&confined.stderr);
+            assert!(confined.status.success(), "{host}: {text}");
+        }
     }
 }

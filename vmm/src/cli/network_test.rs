@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use logging_channel::session::Listener;
+use transport::socket_address;
 
 use super::keys::KeyArgs;
 use super::number::number;
@@ -20,10 +21,10 @@ use crate::operator::{local, settings};
 #[command(group = ArgGroup::new("side").args(["listen", "connect"]).required(true))]
 pub(super) struct NetworkTestArgs {
     /// Wait here for tests, one after the other, until SIGINT or SIGTERM (TCP, and UDP for heartbeats).
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     listen: Option<SocketAddr>,
     /// Test the network with the side that listens there, and print what came of it.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     connect: Option<SocketAddr>,
     /// How long a test takes, about. The side that listens decides.
     #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "connect", value_parser = number(1..=3600))]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use disk_server::arbiter::{HostName, ServerAddress};
 use logging_channel::{Keep, Settings};
-use transport::Endpoint;
+use transport::{Endpoint, socket_address};
 
 use super::events::EventsArgs;
 use super::guest::{GuestArgs, ReplicationArgs};
@@ -145,7 +145,7 @@ pub(super) struct PrimaryArgs {
     #[command(flatten)]
     pub(super) pair: PairArgs,
     /// Address of the logging channel, where the backup connects (TCP, and UDP for heartbeats).
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     pub(super) listen: SocketAddr,
     /// Keep the guest from its first instruction until a backup has joined. Otherwise it begins at once and
     /// alone, and is protected when one has.
@@ -196,11 +196,11 @@ pub(super) struct BackupArgs {
     pub(super) pair: PairArgs,
     /// Address of the primary's logging channel. If not given, this host is idle until the disk server
     /// proposes it to a primary that wants a backup.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     pub(super) connect: Option<SocketAddr>,
     /// Where this host takes a new backup of the guest when it has gone live; if not given, at its
     /// address towards the primary, and the same port.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     pub(super) listen: Option<SocketAddr>,
     /// How long to try to reach the primary, in seconds.
     #[arg(long, value_name = "S", requires = "connect", default_value_t = 60, value_parser = number(0..=31_536_000))]

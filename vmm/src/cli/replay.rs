@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::events::EventsArgs;
 use super::guest::{GuestArgs, ReplicationArgs};
-use transport::Endpoint;
+use transport::{Endpoint, socket_address};
 
 use crate::assembly::Guest;
 use crate::inspect::{Dumps, Format, Point};
@@ -40,7 +40,7 @@ pub(super) struct ReplayArgs {
     /// Wait for a debugger there (GDB's remote protocol), at the stop or else at the start. It can
     /// look at everything and change nothing. The protocol has no authentication: whoever reaches
     /// the port reads the guest's memory.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     gdb: Option<SocketAddr>,
 }
 

@@ -9,7 +9,7 @@ use disk_server::arbiter::{HostName, ServerAddress};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use transport::configuration::{self, Fault, FaultKind, Faults};
-use transport::{Endpoint, EndpointError, KEY_FILE, TRUST_FILE};
+use transport::{Endpoint, EndpointError, KEY_FILE, TRUST_FILE, ip_address, socket_address};
 
 use crate::config::{self, MEMORY_MIB};
 
@@ -69,10 +69,13 @@ struct File {
     disk_server: ServerAddress,
     #[serde(default = "default_bridge")]
     bridge: String,
+    #[serde(deserialize_with = "ip")]
     logging_address: IpAddr,
     #[serde(default = "default_ports")]
     ports: u16,
+    #[serde(default, deserialize_with = "socket")]
     console: Option<SocketAddr>,
+    #[serde(default, deserialize_with = "socket")]
     metrics: Option<SocketAddr>,
     #[serde(default, deserialize_with = "enough_for_a_guest")]
     memory_mib: Option<u64>,
@@ -201,6 +204,15 @@ where
     text.parse().map_err(serde::de::Error::custom)
 }
 
+fn ip<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr, D::Error> {
+    ip_address(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn socket<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let address = socket_address(&String::deserialize(deserializer)?);
+    address.map(Some).map_err(serde::de::Error::custom)
+}
+
 fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
     let path = PathBuf::deserialize(deserializer)?;
     match path.is_absolute() {
@@ -268,8 +280,8 @@ mod tests {
             ("ports = 70000", ["70000", "toml:3:9: "]),
             ("plain = true\nkey = \"/k\"", ["`key`", "toml:3:9: "]),
             ("trust = \"/t\"\nplain = true", ["`trust`", "toml:4:9: "]),
-            ("console = \"here\"", ["socket address", "toml:3:11: "]),
-            ("metrics = 9100", ["socket address", "toml:3:11: "]),
+            ("console = \"here\"", ["is not IP:PORT", "toml:3:11: "]),
+            ("metrics = 9100", ["expected a string", "toml:3:11: "]),
         ] {
             fs::write(&path, format!("{SMALL}{line}\n")).expect("a file");
             let error = Config::read(&path).expect_err(line).to_string();
@@ -279,6 +291,13 @@ mod tests {
         fs::write(&path, "disk_server = \"here\"\n").expect("a file");
         let error = Config::read(&path).expect_err("no address").to_string();
         assert!(error.contains("HOST:PORT"), "{error}");
+        let named = "disk_server = \"d:1\"\nlogging_address = \"a.example\"\n";
+        fs::write(&path, named).expect("a file");
+        let error = Config::read(&path).expect_err("a name").to_string();
+        assert!(
+            error.contains("toml:2:19: \"a.example\" is not an IP"),
+            "{error}"
+        );
         fs::write(&path, "disk_server = \"d:1\"\n").expect("a file");
         let error = Config::read(&path).expect_err("no address").to_string();
         assert!(error.contains("logging_address"), "{error}");

@@ -79,11 +79,16 @@ fn relay(operator: &Stream, folders: &Folders) -> io::Result<()> {
     join(operator, &guest)
 }
 
-/// The answer of the guest's process, and what comes behind it.
-fn open(line: &str, folders: &Folders) -> Result<(String, UnixStream), String> {
+/// The guest whose console this line asks for.
+pub(crate) fn asked_for(line: &str) -> Result<VmName, String> {
     let request: Request = serde_json::from_str(line)
         .map_err(|error| format!("not a request for a console: {error}"))?;
-    let vm = request.console;
+    Ok(request.console)
+}
+
+/// The answer of the guest's process, and what comes behind it.
+fn open(line: &str, folders: &Folders) -> Result<(String, UnixStream), String> {
+    let vm = asked_for(line)?;
     let socket = folders.guest(&vm).and_then(|guest| guest.control());
     let socket = socket.map_err(|error| error.to_string())?;
     let absent = |error: io::Error| match error.kind() {

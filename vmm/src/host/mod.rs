@@ -34,6 +34,8 @@ mod tending;
 mod upkeep;
 
 pub use config::{CONFIG_FILE, CONSOLE_PORT, Config, ConfigError};
+#[cfg(any(test, fuzzing))]
+pub(crate) use console::asked_for;
 pub use daemon::{Daemon, DaemonError, Surroundings};
 pub use folders::{FolderError, host_socket, papers};
 pub use hindrances::{Hindrance, hindrances};

@@ -77,8 +77,7 @@ impl<F: FnMut(Stage)> Test<F> {
                 Next::Entry(lsn, entry) => {
                     self.receiver.executed(lsn);
                     if let Payload::ConsoleInput(line) = entry.payload {
-                        let word = serde_json::from_slice(&line);
-                        self.heed(word.map_err(|error| nonsense(&error))?)?;
+                        self.heed(word(&line)?)?;
                     }
                 }
                 Next::TimedOut => {}
@@ -141,6 +140,12 @@ impl<F: FnMut(Stage)> Test<F> {
     }
 }
 
+/// What the side that listens says.
+pub(super) fn word(line: &[u8]) -> Result<Word, NetworkTestError> {
+    serde_json::from_slice(line).map_err(|error| nonsense(&error))
+}
+
 fn nonsense(what: &dyn std::fmt::Display) -> NetworkTestError {
-    NetworkTestError::Nonsense(what.to_string())
+    // It goes to a terminal, and may have words of the other side's.
+    NetworkTestError::Nonsense(what.to_string().replace(char::is_control, " "))
 }

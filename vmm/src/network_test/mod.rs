@@ -33,3 +33,9 @@ pub use listening::serve;
 pub use report::Report;
 pub use session::identity;
 pub use stage::Stage;
+
+/// Whether the side that connects understands this of the other one.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn understands(word: &[u8]) -> Result<(), NetworkTestError> {
+    connecting::word(word).map(drop)
+}

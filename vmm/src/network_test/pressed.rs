@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use disk_server::views::Text;
 use serde::{Deserialize, Serialize};
 
 /// The thread of this process that wanted a processor for most of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Pressed {
     /// Its name.
-    pub(super) thread: String,
+    pub(super) thread: Text,
     /// The share of the stage, 0 to 1, in which it had a processor or waited for one.
     pub(super) share: f64,
 }
@@ -56,7 +57,7 @@ impl Watch {
         });
         let (wanted, thread) = wanted.max()?;
         Some(Pressed {
-            thread,
+            thread: Text::cut(&thread),
             share: (wanted.as_secs_f64() / time).min(1.0),
         })
     }
@@ -103,7 +104,7 @@ mod tests {
         const NAME: &str = "spins";
         let spin = || {
             let watch = Watch::begin();
-            let is_busiest = |it: Pressed| it.thread == NAME && it.share > 0.0;
+            let is_busiest = |it: Pressed| it.thread.as_str() == NAME && it.share > 0.0;
             // A kernel without these figures names none.
             while !watch.end().is_none_or(is_busiest) {
                 std::hint::spin_loop();

@@ -269,11 +269,13 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
+    use disk_server::views::Text;
+
     use super::*;
 
     fn pressed(share: f64) -> Option<Pressed> {
         Some(Pressed {
-            thread: "log-sender".into(),
+            thread: Text::cut("log-sender"),
             share,
         })
     }

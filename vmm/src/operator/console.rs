@@ -196,11 +196,18 @@ fn connect(vm: &VmName, endpoint: &Endpoint, place: &Place) -> Result<Stream, Co
         return Err(refused(format!("at its address is the {peer}")));
     }
     let line = ask(&stream, vm).map_err(unreachable)?;
-    let answer: Answer = serde_json::from_str(&line)
-        .map_err(|_| refused("it is of another version, or no `ftvm host` listens there".into()))?;
+    given(&line).map_err(refused)?;
+    Ok(stream)
+}
+
+/// Whether this first line of a daemon's gives the console, or why not.
+pub(crate) fn given(line: &str) -> Result<(), String> {
+    let answer: Answer = serde_json::from_str(line)
+        .map_err(|_| "it is of another version, or no `ftvm host` listens there")?;
     match answer.error {
-        Some(error) => Err(refused(error)),
-        None => Ok(stream),
+        // It goes to a terminal.
+        Some(error) => Err(error.replace(char::is_control, " ")),
+        None => Ok(()),
     }
 }
 

@@ -39,17 +39,21 @@ const FUZZ: Duration = Duration::from_secs(2 * 60);
 /// Cases of each property: the fixed share has 256.
 const CASES: u32 = 2000;
 /// The fuzz targets of `tests/fuzz`: what a stranger reaches, and what a guest reaches.
-const STRANGERS: [&str; 10] = [
+const STRANGERS: [&str; 14] = [
     "opening",
     "certificates",
     "impostor",
     "handshake",
+    "door",
     "heartbeat",
     "batch",
+    "memory",
     "nbd-server",
     "nbd-client",
     "http",
     "arbiter",
+    "console",
+    "network-test",
 ];
 const GUESTS: [&str; 7] = ["apic", "blk", "net", "pci", "pit", "traps", "uart"];
 /// Simulated schedules: some minutes.
