@@ -105,9 +105,12 @@ impl Fleet {
             let how = Text::cut(noted);
             self.news.push((subject.clone(), What::Done { order, how }));
         }
-        if let Subject::Vm(vm) = subject {
-            self.look(vm, records);
-        }
+        let looked_at: Vec<VmName> = match subject {
+            Subject::Vm(vm) => vec![vm.clone()],
+            // It owes what is there now.
+            Subject::Host(_) => self.intents.guests.keys().cloned().collect(),
+        };
+        looked_at.iter().for_each(|vm| self.look(vm, records));
     }
 
     /// The orders that are not done, and are not to be any more.

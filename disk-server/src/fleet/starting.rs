@@ -43,7 +43,7 @@ impl Fleet {
         with.map(|(host, _)| host)
     }
 
-    fn life(&self, vm: &VmName, seen: &Seen, member: &Claimant) -> Life {
+    pub(super) fn life(&self, vm: &VmName, seen: &Seen, member: &Claimant) -> Life {
         let host = member.host();
         let daemon = self.daemon(&host);
         if self.views.is_live(member)
