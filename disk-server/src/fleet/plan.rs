@@ -97,6 +97,9 @@ impl Fleet {
             _ => "noted",
         };
         self.make(order, plan.change.clone());
+        if let Change::Forget(vm) = &plan.change {
+            self.views.forget(vm);
+        }
         let is_done = match &plan.change {
             Change::Define { .. } | Change::Forget(_) | Change::Undrain(..) => true,
             Change::Want { .. } | Change::Drain(..) => false,
@@ -139,12 +142,12 @@ impl Fleet {
         Ok(self.kept(vm)?.definition.clone())
     }
 
-    /// The names of the guests that are defined, behind `after`.
-    pub fn defined<'a>(&'a self, after: Option<&VmName>) -> impl Iterator<Item = &'a VmName> {
+    /// The names of the guests that [there are](Self::is_there), behind `after`.
+    pub fn guests<'a>(&'a self, after: Option<&VmName>) -> impl Iterator<Item = &'a VmName> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
-        let guests = self.intents.guests.range::<VmName, _>((from, Unbounded));
-        guests.map(|(vm, _)| vm)
+        let guests = self.guests.range::<VmName, _>((from, Unbounded));
+        guests.map(|(vm, _)| vm).filter(|vm| self.is_there(vm))
     }
 
     fn planned(&self, subject: Subject, (what, by): (Text, Text), change: Change) -> Planned {

@@ -18,7 +18,7 @@ pub const MAX_UNFIT: usize = 8;
 pub struct VmStatus {
     /// The guest.
     pub vm: VmName,
-    /// Whether it is defined. One that is not was started by hand, and takes no orders.
+    /// Whether it is defined. One that is not is run by hand, and takes no orders.
     pub defined: bool,
     /// Protected, or why not.
     pub state: State,

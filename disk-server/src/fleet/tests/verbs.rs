@@ -434,5 +434,37 @@ fn a_definition_changes_only_while_the_guest_is_stopped() {
     world.define("db", 2).unwrap();
     undefine(&mut world).unwrap();
     assert!(matches!(undefine(&mut world), Err(Refused::NotDefined(_))));
-    assert!(!world.status().defined);
+}
+
+/// Its record stays, as it does where it has a disk: that is nothing to tell of.
+#[test]
+fn a_guest_that_is_forgotten_is_not_there_any_more_however_it_ended() {
+    for is_lost in [false, true] {
+        let mut world = World::protected(&["a", "b"]);
+        world.verb(Verb::SuspendProtection {}).unwrap();
+        world.until(|world| world.places().1.is_none());
+        if is_lost {
+            world.end(&host("a"), &vm(), None, "killed by SIGKILL");
+        }
+        let stop = world.verb(Verb::Stop {}).unwrap();
+        world.until_done(stop);
+        assert_eq!(world.fleet.guests(None).next(), Some(&vm()));
+        world
+            .ask(Operation::Undefine { vm: vm(), by: by() })
+            .unwrap();
+        let told = world.told_states();
+        for _ in 0..20 {
+            assert!(!world.fleet.is_there(&vm()));
+            assert_eq!(world.fleet.guests(None).next(), None);
+            world.second();
+        }
+        assert_eq!(world.told_states(), told, "nothing more is told");
+        assert_ne!(world.record().epoch, 0, "its record is there");
+        world.restart_service();
+        world.pass(10);
+        assert!(!world.fleet.is_there(&vm()));
+        // Under its name there may be another one.
+        world.define("db", 1).unwrap();
+        assert_eq!(world.fleet.guests(None).next(), Some(&vm()));
+    }
 }
