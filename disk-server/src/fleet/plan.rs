@@ -190,8 +190,12 @@ impl Fleet {
         definition.check()?;
         let vm = definition.vm.clone();
         let kept = self.intents.guests.get(&vm);
-        if kept.is_some_and(|kept| kept.definition != definition) {
-            self.must_be_stopped(&vm, records)?;
+        let fields = kept.map(|kept| kept.definition.changed_at_a_start(&definition));
+        if let Some(fields) = fields.filter(|fields| !fields.is_empty()) {
+            (self.must_be_stopped(&vm, records)).map_err(|refused| match refused {
+                Refused::Runs { vm, state } => Refused::ChangesAtAStart { vm, state, fields },
+                other => other,
+            })?;
         }
         let record = records(&vm);
         let holder = record.holder.iter().filter(|it| !it.is_stopped());
