@@ -173,7 +173,7 @@ impl FleetService {
                     }
                     fleet.status(&vm, records)
                 };
-                self.add_failovers(std::slice::from_mut(&mut status));
+                self.add_what_happened(std::slice::from_mut(&mut status));
                 Answer::Status(Box::new(status))
             }
             Operation::List { after } => {
@@ -224,10 +224,11 @@ impl FleetService {
     }
 
     /// Called without the fleet's lock.
-    fn add_failovers(&self, statuses: &mut [VmStatus]) {
+    fn add_what_happened(&self, statuses: &mut [VmStatus]) {
         let journal = self.journal.lock();
         for status in statuses {
             status.last_failover = journal.last_failover(&status.vm).cloned();
+            status.last_failure = journal.last_failure(&status.vm).cloned();
         }
     }
 
@@ -241,7 +242,7 @@ impl FleetService {
         let is_cut = guests.next().is_some();
         drop(guests);
         drop(fleet);
-        self.add_failovers(&mut statuses);
+        self.add_what_happened(&mut statuses);
         let (vms, more) = crate::arbiter::protocol::page(statuses.into_iter());
         (vms, more || is_cut)
     }

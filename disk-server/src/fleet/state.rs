@@ -173,7 +173,7 @@ impl Fleet {
         kept.map_or_else(LagBounds::default, |kept| kept.definition.lag)
     }
 
-    /// How a guest is; without its last failover, which the journal has.
+    /// How a guest is; without what happened to it last, which the journal has.
     #[must_use]
     pub fn status(&self, vm: &VmName, records: Records<'_>) -> VmStatus {
         let record = records(vm);
@@ -195,6 +195,7 @@ impl Fleet {
             lag: self.lag_bounds(vm),
             log_bytes_per_second: flow.map(|it| it.log_bytes_per_second),
             last_failover: None,
+            last_failure: None,
             pending: pending.map(|it| (it.order, Text::cut(&it.verb.to_string()))),
         }
     }
