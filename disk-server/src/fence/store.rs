@@ -211,10 +211,6 @@ impl Arbitrated for FencedStore {
     fn record(&self, vm: &VmName) -> Record {
         self.read(vm)
     }
-
-    fn records(&self, after: Option<&VmName>, limit: usize) -> Vec<(VmName, Record)> {
-        self.list(after, limit)
-    }
 }
 
 /// The right to write to the store, given back when dropped.

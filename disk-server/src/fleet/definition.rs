@@ -147,6 +147,41 @@ impl FromIterator<HostName> for NamedHosts {
 }
 
 impl Definition {
+    /// What `new` says otherwise of the guest itself, by the names of fields: that counts from its next start on. The
+    /// rest is the service's to know alone, and counts at once.
+    #[must_use]
+    pub fn changed_at_a_start(&self, new: &Self) -> Vec<&'static str> {
+        let Self {
+            vm: _,
+            memory_mib,
+            kernel,
+            initrd,
+            append,
+            mac,
+            clock,
+            disk,
+            export,
+            heartbeat_timeout_ms,
+            lag: _,
+            hosts: _,
+        } = self;
+        let fields = [
+            ("memory_mib", *memory_mib != new.memory_mib),
+            ("kernel", *kernel != new.kernel),
+            ("initrd", *initrd != new.initrd),
+            ("append", *append != new.append),
+            ("mac", *mac != new.mac),
+            ("clock", *clock != new.clock),
+            ("disk", (disk, export) != (&new.disk, &new.export)),
+            (
+                "heartbeat_timeout_ms",
+                *heartbeat_timeout_ms != new.heartbeat_timeout_ms,
+            ),
+        ];
+        let changed = fields.into_iter().filter(|(_, is_changed)| *is_changed);
+        changed.map(|(name, _)| name).collect()
+    }
+
     /// Checks what can be checked without its images.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use super::journal::{Cause, Subject, What};
 use super::machine::{Fleet, Records};
 use super::pending::{CARRIED_OUT, Running};
 use super::seen::Seen;
+use super::starting::Life;
 use crate::arbiter::{Claimant, HostName, VmName};
 use crate::views::Text;
 
@@ -72,25 +73,41 @@ impl Fleet {
         }
     }
 
-    /// A copy of a guest is told to leave a host. Where that is drained it has to take the guest's backup back
-    /// if nobody else does; but not by its primary's own host, which goes down.
-    pub(super) fn note_leave(&mut self, copy: &Claimant, vm: &VmName, was_primary: bool) {
-        let kept = self.intents.guests.get(vm);
-        let wants_backup = kept.is_some_and(Kept::wants_backup);
-        if !wants_backup {
+    /// Copies of a guest are on hosts that operators want empty: each has to take the guest's backup back if nobody
+    /// else does, whether its copy was told to leave or was lost.
+    pub(super) fn note_copies(&mut self, vm: &VmName) {
+        let wants_backup = self.intents.guests.get(vm).is_some_and(Kept::wants_backup);
+        let (Some(seen), true) = (
+            self.guests.get(vm),
+            wants_backup && self.views.is_settled() && !self.intents.drained.is_empty(),
+        ) else {
             return;
-        }
-        let goes_down = self.intents.drained(DrainedBy::Itself);
-        if was_primary && goes_down.contains_key(&copy.host()) {
-            for drained in self.intents.drains_of_mut(&copy.host()) {
-                self.is_changed |= drained.owes.remove(vm).is_some();
+        };
+        let holder = seen.record.holder.iter().filter(|it| !it.is_stopped());
+        let copies = holder.chain(&seen.record.backup);
+        let there = copies.filter(|copy| self.life(vm, seen, copy) != Life::Gone);
+        for copy in there.cloned().collect::<Vec<_>>() {
+            if let Some(drained) = self.intents.drained.get_mut(&copy.host())
+                && !drained.owes.contains_key(vm)
+            {
+                drained.owes.insert(vm.clone(), copy);
+                self.is_changed = true;
             }
+        }
+    }
+
+    /// A copy of a guest is told to leave a host. One that goes down has to take the guest's backup back meanwhile if
+    /// nobody else does; but not where that was its primary, which it hands over to be rid of the guest.
+    pub(super) fn note_leave(&mut self, copy: &Claimant, vm: &VmName, was_primary: bool) {
+        let wants_backup = self.intents.guests.get(vm).is_some_and(Kept::wants_backup);
+        let goes_down = self.intents.drained_mut(DrainedBy::Itself);
+        let Some(drained) = goes_down.get_mut(&copy.host()).filter(|_| wants_backup) else {
             return;
-        }
-        for drained in self.intents.drains_of_mut(&copy.host()) {
-            let before = drained.owes.insert(vm.clone(), copy.clone());
-            self.is_changed |= before.as_ref() != Some(copy);
-        }
+        };
+        self.is_changed |= match was_primary {
+            true => drained.owes.remove(vm).is_some(),
+            false => drained.owes.insert(vm.clone(), copy.clone()).as_ref() != Some(copy),
+        };
     }
 
     /// An interval has passed: what leaves drained hosts has, or has not.
@@ -195,10 +212,8 @@ impl Fleet {
 
     /// A host that was to be empty may be.
     fn tell_drained(&mut self, records: Records<'_>) {
-        let waited_for = (self.intents.drains()).filter(|(host, _, drained)| {
-            let mut owes = self.intents.drains_of(host);
-            !drained.done && owes.all(|drained| drained.owes.is_empty())
-        });
+        let drains = self.intents.drains();
+        let waited_for = drains.filter(|(.., it)| !it.done && it.owes.is_empty());
         let done = waited_for.filter_map(|(host, by, _)| {
             let how = match by {
                 _ if self.is_empty(host) => "it is empty",

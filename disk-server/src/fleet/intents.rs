@@ -92,8 +92,8 @@ pub(super) struct Drained {
     pub(super) order: OrderNumber,
     /// It was empty, as far as it is to be.
     pub(super) done: bool,
-    /// The guests that it still owes a backup: these, which were on it, were told to leave, and no other host has
-    /// taken their place since.
+    /// The guests that it still owes a backup: these, which were on it, have no copy elsewhere that has taken their
+    /// place since. An operator's drain owes for all that were there, a host's own for those that it told to leave.
     pub(super) owes: BTreeMap<VmName, Claimant>,
 }
 
@@ -191,10 +191,9 @@ impl Intents {
             }
             Change::Forget(vm) => drop(self.guests.remove(&vm)),
             Change::Drain(host, by) => {
-                // What another drain of it owes is owed, whichever ends first.
-                let owed: Vec<_> = (self.drains_of(&host))
-                    .flat_map(|drained| drained.owes.clone())
-                    .collect();
+                // What it told to leave by itself is owed when its own drain has ended, too.
+                let own = self.drained_by_itself.get(&host);
+                let owed = own.map(|own| own.owes.clone()).unwrap_or_default();
                 let drained = self.drained_mut(by).entry(host).or_default();
                 drained.order = order;
                 drained.done = false;
@@ -250,10 +249,12 @@ impl Intents {
         self.drains_of(host).next().is_some()
     }
 
-    /// Whether a host is to be empty, and is not to have this guest's backup back until another host has it.
+    /// Whether a host is to be empty, and is not to have this guest's backup back until another host has it. One that
+    /// goes down has back what it told to leave alone, whatever an operator's drain owes.
     pub(super) fn is_closed(&self, host: &HostName, vm: &VmName) -> bool {
-        let mut owes = (self.drains_of(host)).map(|drained| drained.owes.contains_key(vm));
-        self.is_drained(host) && !owes.any(|owes| owes)
+        let own = self.drained_by_itself.get(host);
+        let drained = own.or_else(|| self.drained.get(host));
+        drained.is_some_and(|drained| !drained.owes.contains_key(vm))
     }
 
     /// Which hosts may run the guests that are kept.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::journal::{Entry, Subject, What};
-use super::status::Failover;
+use super::status::{Failover, Failure};
 use crate::arbiter::VmName;
 use crate::logging::Limited;
 use crate::state::{Folder as _, OpenStateError, StateDirectory};
@@ -86,6 +86,7 @@ pub(super) struct Journal {
     entries: VecDeque<Entry>,
     next: u64,
     failovers: BTreeMap<VmName, Failover>,
+    failures: BTreeMap<VmName, Failure>,
     turns: BTreeMap<VmName, Turns>,
 }
 
@@ -134,6 +135,7 @@ impl Journal {
             entries: VecDeque::new(),
             next: 1,
             failovers: BTreeMap::new(),
+            failures: BTreeMap::new(),
             turns: BTreeMap::new(),
         };
         let mut unreadable = 0;
@@ -174,6 +176,11 @@ impl Journal {
     /// The last failover of a guest.
     pub(super) fn last_failover(&self, vm: &VmName) -> Option<&Failover> {
         self.failovers.get(vm)
+    }
+
+    /// The last time that a copy of a guest failed.
+    pub(super) fn last_failure(&self, vm: &VmName) -> Option<&Failure> {
+        self.failures.get(vm)
     }
 
     /// How often a guest changed hands.
@@ -270,25 +277,51 @@ impl Journal {
 
     fn note(&mut self, entry: Entry) {
         self.next = self.next.max(entry.number + 1);
-        if let (
-            Subject::Vm(vm),
-            What::Failover {
-                view, outage_ms, ..
-            },
-        ) = (&entry.subject, &entry.what)
-        {
-            let failover = Failover {
-                unix_ms: entry.unix_ms,
-                view: *view,
-                outage_ms: *outage_ms,
-            };
-            self.failovers.insert(vm.clone(), failover);
+        if let Subject::Vm(vm) = &entry.subject {
+            self.note_of_guest(vm.clone(), &entry);
         }
         if self.entries.len() >= MAX_ENTRIES {
             self.entries.pop_front();
         }
         self.entries.push_back(entry);
     }
+
+    fn note_of_guest(&mut self, vm: VmName, entry: &Entry) {
+        let unix_ms = entry.unix_ms;
+        match &entry.what {
+            What::Failover {
+                view, outage_ms, ..
+            } => {
+                let (view, outage_ms) = (*view, *outage_ms);
+                let failover = Failover {
+                    unix_ms,
+                    view,
+                    outage_ms,
+                };
+                self.failovers.insert(vm, failover);
+            }
+            What::Ended {
+                host,
+                status,
+                reason,
+            } if is_failure(*status) => {
+                let failure = Failure {
+                    unix_ms,
+                    host: host.clone(),
+                    status: *status,
+                    reason: reason.clone(),
+                };
+                self.failures.insert(vm, failure);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a process with this exit status failed: it did not end in order, nor because another host runs the guest,
+/// nor was it ended by SIGTERM (`docs/ends.md`).
+fn is_failure(status: Option<i32>) -> bool {
+    !matches!(status, Some(0 | 3 | 130))
 }
 
 fn text<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<u8> {

@@ -230,6 +230,7 @@ impl Fleet {
     /// Looks at a guest: its record may have moved, and what was wanted may be done.
     pub(super) fn look(&mut self, vm: &VmName, records: Records<'_>) {
         self.look_at_record(vm, records);
+        self.note_copies(vm);
         self.mind_end(vm);
         self.mind_start(vm);
         self.mind_pending(vm, records);

@@ -49,5 +49,7 @@ pub use order::{Order, OrderNumber};
 pub use plan::{Plan, Planned};
 pub use refused::Refused;
 pub use service::{Arbitrated, FleetService, OperateError};
-pub use status::{Failover, LagColour, MAX_UNFIT, Member, Placement, Reason, State, VmStatus};
+pub use status::{
+    Failover, Failure, LagColour, MAX_UNFIT, Member, Placement, Reason, State, VmStatus,
+};
 pub use store::FLEET_FILE;

@@ -97,6 +97,9 @@ impl Fleet {
             _ => "noted",
         };
         self.make(order, plan.change.clone());
+        if let Change::Forget(vm) = &plan.change {
+            self.views.forget(vm);
+        }
         let is_done = match &plan.change {
             Change::Define { .. } | Change::Forget(_) | Change::Undrain(..) => true,
             Change::Want { .. } | Change::Drain(..) => false,
@@ -105,9 +108,12 @@ impl Fleet {
             let how = Text::cut(noted);
             self.news.push((subject.clone(), What::Done { order, how }));
         }
-        if let Subject::Vm(vm) = subject {
-            self.look(vm, records);
-        }
+        let looked_at: Vec<VmName> = match subject {
+            Subject::Vm(vm) => vec![vm.clone()],
+            // It owes what is there now.
+            Subject::Host(_) => self.intents.guests.keys().cloned().collect(),
+        };
+        looked_at.iter().for_each(|vm| self.look(vm, records));
     }
 
     /// The orders that are not done, and are not to be any more.
@@ -136,12 +142,12 @@ impl Fleet {
         Ok(self.kept(vm)?.definition.clone())
     }
 
-    /// The names of the guests that are defined, behind `after`.
-    pub fn defined<'a>(&'a self, after: Option<&VmName>) -> impl Iterator<Item = &'a VmName> {
+    /// The names of the guests that [there are](Self::is_there), behind `after`.
+    pub fn guests<'a>(&'a self, after: Option<&VmName>) -> impl Iterator<Item = &'a VmName> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
-        let guests = self.intents.guests.range::<VmName, _>((from, Unbounded));
-        guests.map(|(vm, _)| vm)
+        let guests = self.guests.range::<VmName, _>((from, Unbounded));
+        guests.map(|(vm, _)| vm).filter(|vm| self.is_there(vm))
     }
 
     fn planned(&self, subject: Subject, (what, by): (Text, Text), change: Change) -> Planned {
@@ -184,8 +190,12 @@ impl Fleet {
         definition.check()?;
         let vm = definition.vm.clone();
         let kept = self.intents.guests.get(&vm);
-        if kept.is_some_and(|kept| kept.definition != definition) {
-            self.must_be_stopped(&vm, records)?;
+        let fields = kept.map(|kept| kept.definition.changed_at_a_start(&definition));
+        if let Some(fields) = fields.filter(|fields| !fields.is_empty()) {
+            (self.must_be_stopped(&vm, records)).map_err(|refused| match refused {
+                Refused::Runs { vm, state } => Refused::ChangesAtAStart { vm, state, fields },
+                other => other,
+            })?;
         }
         let record = records(&vm);
         let holder = record.holder.iter().filter(|it| !it.is_stopped());

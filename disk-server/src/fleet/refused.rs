@@ -25,6 +25,19 @@ pub enum Refused {
         /// How it is.
         state: State,
     },
+    /// The guest runs, or may, with what is to change.
+    #[error(
+        "{vm} is not stopped ({state}), and cannot change {} while it runs: `ftvm vm stop {vm}` first",
+        fields.join(", ")
+    )]
+    ChangesAtAStart {
+        /// The guest.
+        vm: VmName,
+        /// How it is.
+        state: State,
+        /// What is to change.
+        fields: Vec<&'static str>,
+    },
     /// A host that could not speak for it any more would be left to wait when it loses its peer.
     #[error(
         "{host} runs {vm}, or is its backup, and is not among `hosts`: name it too, or stop {vm} first"

@@ -32,9 +32,6 @@ const LOOKED_AT: usize = 64;
 pub trait Arbitrated {
     /// The record of a guest.
     fn record(&self, vm: &VmName) -> Record;
-
-    /// At most `limit` records in the order of names, behind `after`.
-    fn records(&self, after: Option<&VmName>, limit: usize) -> Vec<(VmName, Record)>;
 }
 
 /// Why an operator is not answered.
@@ -169,15 +166,14 @@ impl FleetService {
                 Answer::Definition(Box::new(self.fleet.lock().definition(&vm)?))
             }
             Operation::Status { vm } => {
-                let is_known = arbiter.record(&vm).holder.is_some();
                 let mut status = {
                     let fleet = self.fleet.lock();
-                    if !is_known {
-                        fleet.definition(&vm)?;
+                    if !fleet.is_there(&vm) {
+                        return Err(Refused::NotDefined(vm).into());
                     }
                     fleet.status(&vm, records)
                 };
-                self.add_failovers(std::slice::from_mut(&mut status));
+                self.add_what_happened(std::slice::from_mut(&mut status));
                 Answer::Status(Box::new(status))
             }
             Operation::List { after } => {
@@ -228,30 +224,25 @@ impl FleetService {
     }
 
     /// Called without the fleet's lock.
-    fn add_failovers(&self, statuses: &mut [VmStatus]) {
+    fn add_what_happened(&self, statuses: &mut [VmStatus]) {
         let journal = self.journal.lock();
         for status in statuses {
             status.last_failover = journal.last_failover(&status.vm).cloned();
+            status.last_failure = journal.last_failure(&status.vm).cloned();
         }
     }
 
-    /// Guests that are defined, or have a record, behind `after`: as many as fit into a line.
+    /// The guests that there are, behind `after`: as many as fit into a line.
     fn list(&self, after: Option<&VmName>, arbiter: &dyn Arbitrated) -> (Vec<VmStatus>, bool) {
-        let claimed = arbiter.records(after, LOOKED_AT);
         let fleet = self.fleet.lock();
-        let defined = fleet.defined(after).take(LOOKED_AT).cloned();
-        let claimed = claimed.into_iter().map(|(vm, _)| vm);
-        let mut names: Vec<VmName> = defined.chain(claimed).collect();
-        names.sort();
-        names.dedup();
-        // Behind the first ones there may be others that were not looked at.
-        let is_cut = names.len() > LOOKED_AT;
-        names.truncate(LOOKED_AT);
         let records: Records<'_> = &|vm| arbiter.record(vm);
-        let statuses = names.iter().map(|vm| fleet.status(vm, records));
-        let mut statuses: Vec<VmStatus> = statuses.collect();
+        let mut guests = fleet.guests(after);
+        let first = guests.by_ref().take(LOOKED_AT);
+        let mut statuses: Vec<VmStatus> = first.map(|vm| fleet.status(vm, records)).collect();
+        let is_cut = guests.next().is_some();
+        drop(guests);
         drop(fleet);
-        self.add_failovers(&mut statuses);
+        self.add_what_happened(&mut statuses);
         let (vms, more) = crate::arbiter::protocol::page(statuses.into_iter());
         (vms, more || is_cut)
     }
@@ -302,10 +293,6 @@ mod tests {
     impl Arbitrated for NoRecords {
         fn record(&self, _vm: &VmName) -> Record {
             Record::default()
-        }
-
-        fn records(&self, _after: Option<&VmName>, _limit: usize) -> Vec<(VmName, Record)> {
-            Vec::new()
         }
     }
 

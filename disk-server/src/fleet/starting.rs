@@ -43,7 +43,7 @@ impl Fleet {
         with.map(|(host, _)| host)
     }
 
-    fn life(&self, vm: &VmName, seen: &Seen, member: &Claimant) -> Life {
+    pub(super) fn life(&self, vm: &VmName, seen: &Seen, member: &Claimant) -> Life {
         let host = member.host();
         let daemon = self.daemon(&host);
         if self.views.is_live(member)
@@ -120,7 +120,7 @@ impl Fleet {
             }
             // It was to be started beside one of which nothing was known, and which is there all the same.
             Some(_) if self.runs(vm) => None,
-            Some(starting) if self.stands(starting) => return,
+            Some(starting) if self.stands(vm, starting) => return,
             Some(starting) => {
                 let reason = Text::cut("it was asked to start it, and did not");
                 (self.views).pass_over(&starting.daemon, vm, &reason, MISSED_PINGS);
@@ -152,11 +152,12 @@ impl Fleet {
         has_stopped && seen.intervals < 2 * MISSED_PINGS
     }
 
-    fn stands(&self, starting: &Starting) -> bool {
+    fn stands(&self, vm: &VmName, starting: &Starting) -> bool {
         let host = starting.daemon.host();
         let is_it = |daemon: &Daemon| daemon.claimant == starting.daemon;
         let is_there = self.daemon(&host).is_some_and(is_it);
-        is_there && starting.age < MISSED_PINGS && !self.intents.is_drained(&host)
+        let is_wanted = !self.intents.is_drained(&host) && self.intents.takes(&host, vm);
+        is_there && starting.age < MISSED_PINGS && is_wanted
     }
 
     /// Why hosts cannot start a guest, and those that can, with the memory that they have.

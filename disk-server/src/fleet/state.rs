@@ -14,6 +14,16 @@ use crate::arbiter::{Claimant, HostName, Record, VmName};
 use crate::views::{Phase, Role, Text, Unfit, reached_at};
 
 impl Fleet {
+    /// Whether there is such a guest: it is defined, or somebody has just said something of it, who runs it by hand.
+    /// Of one that was there before there may be a record, which keeps its epochs apart from those to come, and no
+    /// more.
+    #[must_use]
+    pub fn is_there(&self, vm: &VmName) -> bool {
+        self.intents.guests.contains_key(vm)
+            || self.views.runs_of(vm).next().is_some()
+            || self.hosts_with_process(vm).next().is_some()
+    }
+
     /// The state of a guest.
     pub(super) fn state_of(&self, vm: &VmName, records: Records<'_>) -> State {
         let record = records(vm);
@@ -163,7 +173,7 @@ impl Fleet {
         kept.map_or_else(LagBounds::default, |kept| kept.definition.lag)
     }
 
-    /// How a guest is; without its last failover, which the journal has.
+    /// How a guest is; without what happened to it last, which the journal has.
     #[must_use]
     pub fn status(&self, vm: &VmName, records: Records<'_>) -> VmStatus {
         let record = records(vm);
@@ -185,6 +195,7 @@ impl Fleet {
             lag: self.lag_bounds(vm),
             log_bytes_per_second: flow.map(|it| it.log_bytes_per_second),
             last_failover: None,
+            last_failure: None,
             pending: pending.map(|it| (it.order, Text::cut(&it.verb.to_string()))),
         }
     }
@@ -214,7 +225,7 @@ impl Fleet {
     /// Tells the journal where a guest is in a state of another kind: how much of its memory has come, or which
     /// host has how much memory, is no transition.
     pub(super) fn tell_state(&mut self, vm: &VmName, records: Records<'_>) {
-        if !self.views.is_settled() {
+        if !self.views.is_settled() || !self.is_there(vm) {
             return;
         }
         let state = self.state_of(vm, records);

@@ -18,7 +18,7 @@ pub const MAX_UNFIT: usize = 8;
 pub struct VmStatus {
     /// The guest.
     pub vm: VmName,
-    /// Whether it is defined. One that is not was started by hand, and takes no orders.
+    /// Whether it is defined. One that is not is run by hand, and takes no orders.
     pub defined: bool,
     /// Protected, or why not.
     pub state: State,
@@ -34,6 +34,9 @@ pub struct VmStatus {
     pub log_bytes_per_second: Option<u64>,
     /// The last time that another host went live with it, as far as the journal goes back.
     pub last_failover: Option<Failover>,
+    /// The last time that a copy of it ended with an error, as far as the journal goes back.
+    #[serde(default)]
+    pub last_failure: Option<Failure>,
     /// What an operator asked for, and is not done yet: its number, and what, in words.
     pub pending: Option<(OrderNumber, Text)>,
 }
@@ -69,6 +72,19 @@ pub struct Failover {
     pub view: u64,
     /// For how long the guest stood still, in milliseconds.
     pub outage_ms: u64,
+}
+
+/// A copy of a guest ended with an error, or crashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// When, by the service's clock.
+    pub unix_ms: u64,
+    /// On which host.
+    pub host: HostName,
+    /// Its exit status; `None` if a signal ended it, or nobody saw how it ended.
+    pub status: Option<i32>,
+    /// What it said last, or which signal.
+    pub reason: Text,
 }
 
 /// In which state a guest is.

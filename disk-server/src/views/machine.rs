@@ -255,6 +255,12 @@ impl Views {
         self.hosts.get(daemon)?.passed_over(vm)
     }
 
+    /// What runs of ftvm have said of `vm` counts no longer: it is not to be there any more.
+    pub(crate) fn forget(&mut self, vm: &VmName) {
+        self.hosts.retain(|_, host| host.ping.role.vm() != Some(vm));
+        self.proposals.remove(vm);
+    }
+
     /// The runs of ftvm that say they are of `vm`.
     pub(crate) fn runs_of<'a>(
         &'a self,

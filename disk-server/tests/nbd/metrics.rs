@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::atomic::AtomicBool;
 
 use disk_server::arbiter::Next;
+use serde_json::json;
 
 use crate::client::Client;
 use crate::support::{Process, command, refused_by, until};
@@ -18,6 +19,12 @@ fn guests_disks_and_connections_are_told() {
             .args(["--nbd-listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
             .args(["--export", &format!("disk={},vm=db", image.display())]),
     );
+    let define = serde_json::from_value(json!({"what": "define", "by": "anna", "definition": {
+        "vm": "db", "memory_mib": 256, "kernel": {"path": "/k", "sha256": "0".repeat(64)}, "initrd": null,
+        "append": "", "mac": "52:54:00:00:00:01", "clock": "host", "disk": null, "export": null,
+        "heartbeat_timeout_ms": null, "lag": {},
+    }}));
+    server.arbiter().operate(define.unwrap()).unwrap();
     let claim = |expected: u64, who: &str| {
         let (vm, who) = ("db".parse().unwrap(), who.parse().unwrap());
         let never = AtomicBool::new(false);

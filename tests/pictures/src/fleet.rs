@@ -100,6 +100,7 @@ fn status(
             view: 5,
             outage_ms: 640,
         }),
+        last_failure: None,
         pending: None,
     }
 }

@@ -84,6 +84,7 @@ pub(super) fn guest(vm: &str, primary: &str, backup: &str) -> VmStatus {
         lag: LagBounds::default(),
         log_bytes_per_second: Some(512_500),
         last_failover: None,
+        last_failure: None,
         pending: None,
     }
 }

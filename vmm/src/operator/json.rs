@@ -2,13 +2,15 @@
 //! what they are, and others may come.
 
 use disk_server::arbiter::{Claimant, HostName, VmName};
-use disk_server::fleet::{Entry, Failover, LagColour, Member, State, Subject, VmStatus, What};
+use disk_server::fleet::{
+    Entry, Failover, Failure, LagColour, Member, State, Subject, VmStatus, What,
+};
 use disk_server::views::Paging;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::hosts::HostSummary;
-use super::{view, words};
+use super::{states, view, words};
 
 /// A guest.
 #[derive(Debug, Serialize)]
@@ -24,6 +26,9 @@ pub struct GuestJson<'a> {
     lag_colour: Option<&'static str>,
     log_bytes_per_second: Option<u64>,
     last_failover: Option<&'a Failover>,
+    last_failure: Option<&'a Failure>,
+    /// What can be done about it, for people.
+    remarks: Vec<String>,
     pending: Option<PendingJson<'a>>,
 }
 
@@ -129,6 +134,8 @@ pub fn guest(status: &VmStatus) -> GuestJson<'_> {
         }),
         log_bytes_per_second: status.log_bytes_per_second,
         last_failover: status.last_failover.as_ref(),
+        last_failure: status.last_failure.as_ref(),
+        remarks: states::remarks(status),
         pending: (status.pending.as_ref()).map(|(order, what)| PendingJson {
             order: *order,
             what: what.as_str(),
@@ -200,6 +207,30 @@ mod tests {
             subject: Subject::Vm("db".parse().unwrap()),
             what,
         })
+    }
+
+    #[test]
+    fn what_can_be_done_about_a_guest_is_told_and_how_a_copy_failed() {
+        let mut db = crate::operator::fake::guest("db", "a", "b");
+        let told = json!(guest(&db));
+        assert_eq!(told["remarks"], json!([]));
+        assert_eq!(told["last_failure"], Value::Null);
+        db.state = State::NotProtected(Reason::Lagging { lag_ms: 1400 });
+        db.last_failure = Some(Failure {
+            unix_ms: 1_795_929_153_000,
+            host: "b".parse().unwrap(),
+            status: Some(101),
+            reason: disk_server::views::Text::cut("a thread panicked"),
+        });
+        let told = json!(guest(&db));
+        let failure = json!({
+            "unix_ms": 1_795_929_153_000_u64, "host": "b", "status": 101, "reason": "a thread panicked",
+        });
+        assert_eq!(told["last_failure"], failure);
+        let remarks = told["remarks"].as_array().unwrap();
+        assert_eq!(remarks.len(), 2, "{remarks:?}");
+        assert!(remarks[0].as_str().unwrap().contains("network-test"));
+        assert!(remarks[1].as_str().unwrap().contains("status 101"));
     }
 
     #[test]

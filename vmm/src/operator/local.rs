@@ -124,6 +124,7 @@ impl Known {
             lag: LagBounds::default(),
             log_bytes_per_second: condition.map(|condition| condition.log_bytes_per_second),
             last_failover: None,
+            last_failure: None,
             pending: None,
         }
     }

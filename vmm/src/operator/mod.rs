@@ -21,6 +21,7 @@ pub mod json;
 pub mod local;
 pub mod notify;
 pub mod settings;
+pub mod states;
 pub mod table;
 pub mod top;
 pub mod view;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use disk_server::arbiter::{HostName, VmName};
+use disk_server::arbiter::VmName;
 use disk_server::fleet::{
     Entry, LagBounds, LagColour, Member, Reason, State, Subject, VmStatus, What,
 };
@@ -11,7 +11,7 @@ use ratatui::text::{Line, Span};
 
 use super::hosts::HostSummary;
 use super::table::{Column, table};
-use super::words;
+use super::{states, words};
 
 /// What is less important.
 pub const FAINT: Style = Style::new().fg(Color::DarkGray);
@@ -55,58 +55,21 @@ pub fn lag_style(bounds: LagBounds, lag_ms: u64) -> Style {
     }
 }
 
-/// A state in a few words, without the hosts that it is about.
-#[must_use]
-pub fn brief(state: &State) -> String {
-    match state {
-        State::NotProtected(why) => format!("Not protected: {}", brief_reason(why)),
-        State::NotRunning(why) => format!("Not running: {}", brief_reason(why)),
-        state => state.to_string(),
-    }
-}
-
-/// The same where the colour says whether it is protected.
-#[must_use]
-pub fn briefest(state: &State) -> String {
-    match state {
-        State::NotProtected(why) => brief_reason(why),
-        state => brief(state),
-    }
-}
-
-fn all_of(hosts: &[HostName]) -> String {
-    let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
-    names.join(" and ")
-}
-
-fn brief_reason(reason: &Reason) -> String {
-    match reason {
-        Reason::NoIdleHost { .. } => "no idle host".to_owned(),
-        Reason::LoggingNetworkDown { .. } => "logging network down".to_owned(),
-        Reason::Unknown { hosts } if hosts.len() > 1 => {
-            format!("{} do not answer", all_of(hosts))
-        }
-        Reason::Unknown { hosts } => format!("{} does not answer", all_of(hosts)),
-        reason => reason.to_string(),
-    }
-}
-
 /// A guest in a few lines.
 #[must_use]
 pub fn status(status: &VmStatus, now_ms: u64) -> Vec<Line<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let name = Span::styled(status.vm.to_string(), bold);
-    let state = Span::styled(brief(&status.state), state_style(&status.state));
+    let state = Span::styled(states::brief(&status.state), state_style(&status.state));
     let mut lines = vec![Line::from(vec![name, Span::raw("  "), state])];
     let mut row = |label: &str, value: Vec<Span<'static>>| {
         let label = Span::styled(format!("  {label:<15}"), FAINT);
         lines.push(Line::from_iter([vec![label], value].concat()));
     };
-    if let State::NotProtected(why) | State::NotRunning(why) = &status.state {
-        let labels = std::iter::once("because").chain(std::iter::repeat(""));
-        for (label, text) in labels.zip(remarks(why)) {
-            row(label, vec![Span::raw(text)]);
-        }
+    let why = states::because(&status.state).into_iter();
+    let labels = std::iter::once("because").chain(std::iter::repeat(""));
+    for (label, text) in labels.zip(why.chain(states::advice(status))) {
+        row(label, vec![Span::raw(text)]);
     }
     if !status.defined {
         let text = "it was started by hand, and takes no orders";
@@ -135,35 +98,17 @@ pub fn status(status: &VmStatus, now_ms: u64) -> Vec<Line<'static>> {
         let text = format!("{when}, outage {outage}, won view {}", last.view);
         row("last failover", vec![Span::raw(text)]);
     }
+    if let Some(last) = &status.last_failure {
+        let when = words::ago(now_ms, last.unix_ms);
+        let text = format!("{when}, {}", states::failed(last));
+        row("last failure", vec![Span::raw(text)]);
+        row("", vec![Span::raw(states::log_of(last, status))]);
+    }
     if let Some((order, what)) = &status.pending {
         let text = format!("{what} (order {order})");
         row("under way", vec![Span::styled(text, SOON)]);
     }
     lines
-}
-
-/// What a reason has to say beside its few words.
-fn remarks(why: &Reason) -> Vec<String> {
-    match why {
-        Reason::NoIdleHost { unfit } if unfit.is_empty() => {
-            vec!["no other host pings: is `ftvm host` running there?".into()]
-        }
-        Reason::NoIdleHost { unfit } => {
-            let why = unfit.iter().map(|(host, unfit)| format!("{host} {unfit}"));
-            why.collect()
-        }
-        Reason::LoggingNetworkDown { host, error } => {
-            vec![format!("{host} does not reach the primary: {error}")]
-        }
-        Reason::Unknown { hosts } => vec![format!(
-            "it may run on {}: bring that back, or, if it is certainly gone, `ftvm vm start --force`",
-            all_of(hosts)
-        )],
-        Reason::Suspended { .. } => {
-            vec!["`ftvm resume-protection` has it protected again".into()]
-        }
-        _ => Vec::new(),
-    }
 }
 
 fn member(member: Option<&Member>) -> Span<'static> {
@@ -209,14 +154,24 @@ pub fn guest_row(status: &VmStatus, state: String) -> Vec<Span<'static>> {
     ]
 }
 
-/// A table of guests.
+/// A table of guests, and what can be done about those that are not well.
 #[must_use]
 pub fn guests(vms: &[VmStatus], width: usize) -> Vec<Line<'static>> {
     if vms.is_empty() {
         return vec!["no guests yet: `ftvm vm define FILE` makes one".into()];
     }
-    let row = |status: &VmStatus| guest_row(status, brief(&status.state));
-    table(&GUEST, vms.iter().map(row).collect(), width)
+    let row = |status: &VmStatus| guest_row(status, states::brief(&status.state));
+    let mut lines = table(&GUEST, vms.iter().map(row).collect(), width);
+    let remarks = vms.iter().flat_map(|status| {
+        let of_it = states::remarks(status).into_iter();
+        of_it.map(move |remark| Line::raw(format!("{}: {remark}", status.vm)))
+    });
+    let mut remarks = remarks.peekable();
+    if remarks.peek().is_some() {
+        lines.push(Line::default());
+        lines.extend(remarks);
+    }
+    lines
 }
 
 /// What a host is, in a word.

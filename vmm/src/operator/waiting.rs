@@ -47,6 +47,15 @@ pub struct Report {
     pub unprotected_ms: Option<u64>,
 }
 
+/// How an order is going.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// In a line.
+    pub words: String,
+    /// How its guest is.
+    pub status: Option<VmStatus>,
+}
+
 /// The number of the journal's last entry.
 ///
 /// # Errors
@@ -86,7 +95,7 @@ pub fn wait(
     client: &Client,
     ordered: &Ordered,
     cancel: &AtomicBool,
-    mut on_progress: impl FnMut(&str),
+    mut on_progress: impl FnMut(&Progress),
 ) -> Result<Outcome, ClientError> {
     loop {
         if cancel.load(Ordering::Relaxed) {
@@ -95,9 +104,9 @@ pub fn wait(
         match look(client, ordered) {
             Ok(Ok(outcome)) => return Ok(outcome),
             Ok(Err(progress)) => on_progress(&progress),
-            Err(ClientError::Unreachable(_)) => {
-                on_progress("service unreachable: the order stands")
-            }
+            Err(ClientError::Unreachable(_)) => on_progress(&Progress::of(
+                "service unreachable: the order stands".to_owned(),
+            )),
             Err(error) => return Err(error),
         }
         pause(cancel);
@@ -112,7 +121,7 @@ fn pause(cancel: &AtomicBool) {
 }
 
 /// What became of it, or how it is going.
-fn look(client: &Client, ordered: &Ordered) -> Result<Result<Outcome, String>, ClientError> {
+fn look(client: &Client, ordered: &Ordered) -> Result<Result<Outcome, Progress>, ClientError> {
     let vm = guest_of(&ordered.subject);
     let mut entries = client.history(vm, |entry| entry.number > ordered.since)?;
     entries.reverse();
@@ -120,7 +129,13 @@ fn look(client: &Client, ordered: &Ordered) -> Result<Result<Outcome, String>, C
         return Ok(Ok(outcome));
     }
     Ok(Err(match &ordered.subject {
-        Subject::Vm(vm) => client.status(vm)?.state.to_string(),
+        Subject::Vm(vm) => {
+            let status = client.status(vm)?;
+            Progress {
+                words: status.state.to_string(),
+                status: Some(status),
+            }
+        }
         Subject::Host(host) => {
             let is_on = |status: &VmStatus| {
                 let placement = &status.placement;
@@ -130,12 +145,21 @@ fn look(client: &Client, ordered: &Ordered) -> Result<Result<Outcome, String>, C
             let vms = client.list()?;
             let left = vms.iter().filter(|status| is_on(status));
             let names: Vec<&str> = left.map(|status| status.vm.as_str()).collect();
-            match names.len() {
+            Progress::of(match names.len() {
                 0 => format!("no guest is on {host} any more; those that left it join elsewhere"),
                 some => format!("{some} still on {host}: {}", names.join(" ")),
-            }
+            })
         }
     }))
+}
+
+impl Progress {
+    fn of(words: String) -> Self {
+        Self {
+            words,
+            status: None,
+        }
+    }
 }
 
 /// What became of an order, as the journal has it since then, the earliest entry first.
@@ -281,16 +305,17 @@ mod tests {
                 other => panic!("{other:?}"),
             })
         });
-        let mut progress = Vec::new();
+        let mut told = Vec::new();
         let cancel = AtomicBool::new(true);
         let ended = wait(&client, &ordered(), &cancel, |_| panic!("nobody listens"));
         assert_eq!(ended.unwrap(), Outcome::Cancelled);
         cancel.store(false, Ordering::Relaxed);
-        let ended = wait(&client, &ordered(), &cancel, |text| {
-            progress.push(text.to_owned())
+        let ended = wait(&client, &ordered(), &cancel, |progress| {
+            told.push(progress.clone());
         });
         assert!(matches!(ended.unwrap(), Outcome::Done(_)));
-        assert_eq!(progress, ["Not protected: joining 40 %"; 3]);
+        let words: Vec<&str> = told.iter().map(|it| &*it.words).collect();
+        assert_eq!(words, ["Not protected: joining 40 %"; 3]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use disk_server::arbiter::{
     Arbiter, CallError, Claim, ClaimError, Claimant, HostName, NameError, Next, Record,
     ServerAddress, ServerNumber, Settings, VmName, WaitReason,
 };
+use disk_server::fleet::{Answer, NamedHosts, Operation};
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
 use transport::{Endpoint, Peer};
@@ -282,6 +283,16 @@ impl Rights {
     #[cfg(test)]
     pub(super) fn arbiter(&self) -> &Arbiter {
         &self.arbiter
+    }
+
+    /// The hosts that may run the guest, as the disk server has them now; `None` where it knows no such guest, or
+    /// does not answer.
+    pub(super) fn named_hosts(&self) -> Option<NamedHosts> {
+        let vm = self.vm.clone();
+        match self.arbiter.operate(Operation::Definition { vm }) {
+            Ok(Answer::Definition(definition)) => Some(definition.hosts),
+            _ => None,
+        }
     }
 
     /// Whose epoch it is about.

@@ -84,6 +84,58 @@ fn a_drain_is_not_done_before_a_guest_that_was_handed_over_is_protected() {
     );
 }
 
+/// Whichever of two hosts is drained, and whichever is lost: a copy that had to stay comes back.
+#[test]
+fn a_copy_that_stayed_on_a_drained_host_is_replaced_there_when_it_is_lost() {
+    for (drained, lost) in [("b", "b"), ("b", "a"), ("a", "a"), ("a", "b")] {
+        let mut world = World::protected(&["a", "b"]);
+        let drain = world.host_verb(drained, HostVerb::Drain).unwrap();
+        world.crash(lost);
+        world.until(|world| world.state() != State::Protected);
+        world.pass(40);
+        world.start_daemon(lost);
+        world.until(|world| world.state() == State::Protected);
+        // And again, now where the other one has taken over meanwhile.
+        world.restart_service();
+        world.crash("a");
+        world.pass(40);
+        world.start_daemon("a");
+        world.until(|world| world.state() == State::Protected);
+        assert_eq!(world.starts.len(), 1, "nothing was started anew");
+        assert_eq!(world.outcome(drain), None, "{drained} has a copy");
+    }
+}
+
+/// Not of what it had before it was empty.
+#[test]
+fn a_drained_host_that_is_empty_stays_so() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let drain = world.host_verb("b", HostVerb::Drain).unwrap();
+    world.until_done(drain);
+    assert!(world.places_are("a", "c"));
+    world.crash("c");
+    world.pass(60);
+    let state = world.state().to_string();
+    assert!(state.contains("no idle host: b is drained"), "{state}");
+}
+
+/// It hands its guest over although no other host could have the backup, and is to have that when it is up again.
+#[test]
+fn a_drained_host_that_went_down_has_a_backup_back_when_it_is_up() {
+    let mut world = World::protected(&["a", "b"]);
+    let drain = world.host_verb("a", HostVerb::Drain).unwrap();
+    let own = world.own_verb("a", HostVerb::Drain);
+    assert_eq!(world.until_done(own), "it is empty");
+    assert_eq!(world.places(), (Some(host("b")), None));
+    world.crash("a");
+    world.pass(40);
+    world.start_daemon("a");
+    world.own_verb("a", HostVerb::Undrain);
+    world.until(|world| world.state() == State::Protected);
+    assert!(world.places_are("b", "a"));
+    assert_eq!(world.outcome(drain), None, "it has a copy");
+}
+
 #[test]
 fn a_host_that_goes_down_hands_over_to_one_that_operators_want_empty() {
     let mut world = World::protected(&["a", "b"]);

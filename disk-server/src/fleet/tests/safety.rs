@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::hosts::Process;
 use super::world::*;
-use crate::arbiter::Claimant;
-use crate::fleet::{HostVerb, Operation, Order, State, Verb};
+use crate::arbiter::{Claimant, HostName};
+use crate::fleet::{HostVerb, Operation, Order, Reason, State, Verb};
 
 /// What happens to hosts, the service, and what operators do.
 #[derive(Debug, Clone)]
@@ -120,6 +120,29 @@ fn members(world: &World) -> Vec<Claimant> {
         .collect()
 }
 
+/// Everything that was lost comes back. What operators want stays.
+fn all_is_well(world: &mut World) {
+    for name in NAMES {
+        if world.at(name).daemon.is_none() {
+            world.start_daemon(name);
+        }
+        let host = world.at(name);
+        host.is_cut_off = false;
+        host.logging_is_down = false;
+        for process in host.processes.values_mut() {
+            process.is_frozen = false;
+            process.is_cut_off = false;
+        }
+        world.own_verb(name, HostVerb::Undrain);
+    }
+}
+
+/// Whether operators want a host empty, and it has been.
+fn has_been_emptied(world: &World, host: &HostName) -> bool {
+    let drained = world.fleet.intents().drained.get(host);
+    drained.is_some_and(|drained| drained.done)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -154,17 +177,8 @@ proptest! {
             }
         }
         // Everything comes back, and so does the guest, if that is wanted.
+        all_is_well(&mut world);
         for name in NAMES {
-            if world.at(name).daemon.is_none() {
-                world.start_daemon(name);
-            }
-            let host = world.at(name);
-            host.is_cut_off = false;
-            host.logging_is_down = false;
-            for process in host.processes.values_mut() {
-                process.is_frozen = false;
-                process.is_cut_off = false;
-            }
             let _ = world.host_verb(name, HostVerb::Undrain);
         }
         world.pass(60);
@@ -178,5 +192,43 @@ proptest! {
         world.pass(20);
         let moved: Vec<&(Claimant, Order)> = world.orders.iter().collect();
         prop_assert!(moved.is_empty(), "{moved:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// What is drained stays so, and all else is well: a guest without a backup has none only because every other
+    /// host has been emptied.
+    #[test]
+    fn a_drain_keeps_no_guest_without_a_backup_that_some_host_had(
+        steps in prop::collection::vec((happens(), 0..9_u32), 1..60),
+    ) {
+        let mut world = World::protected(&NAMES);
+        for (what, seconds) in steps {
+            happen(&mut world, what);
+            world.pass(seconds);
+        }
+        all_is_well(&mut world);
+        world.pass(130);
+        let mut was_protected = false;
+        for _ in 0..60 {
+            world.second();
+            was_protected |= world.state() == State::Protected;
+        }
+        let is_without = matches!(
+            world.state(),
+            State::NotProtected(ref reason) if !matches!(reason, Reason::Suspended { .. })
+        );
+        if is_without && !was_protected {
+            let primary = world.places().0.expect("it runs");
+            for other in NAMES.map(host).iter().filter(|other| **other != primary) {
+                prop_assert!(
+                    has_been_emptied(&world, other),
+                    "{other} could have its backup: {}",
+                    world.state()
+                );
+            }
+        }
     }
 }

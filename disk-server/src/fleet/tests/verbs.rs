@@ -1,7 +1,7 @@
 //! Each verb, what it refuses, and what it comes to.
 
 use super::world::*;
-use crate::fleet::{Cause, HostVerb, Operation, Refused, State, Verb, What};
+use crate::fleet::{Cause, Definition, HostVerb, Operation, Refused, State, Verb, What};
 
 #[test]
 fn a_guest_is_started_protected_and_stopped() {
@@ -425,7 +425,10 @@ fn a_definition_changes_only_while_the_guest_is_stopped() {
     let mut world = World::protected(&["a", "b"]);
     world.define("db", 1).unwrap();
     let refused = world.define("db", 2).unwrap_err().to_string();
-    assert!(refused.contains("ftvm vm stop db"), "{refused}");
+    assert_eq!(
+        refused,
+        "db is not stopped (Protected), and cannot change mac while it runs: `ftvm vm stop db` first"
+    );
     let undefine = |world: &mut World| world.ask(Operation::Undefine { vm: vm(), by: by() });
     assert!(matches!(undefine(&mut world), Err(Refused::Runs { .. })));
     let stop = world.verb(Verb::Stop {}).unwrap();
@@ -434,5 +437,76 @@ fn a_definition_changes_only_while_the_guest_is_stopped() {
     world.define("db", 2).unwrap();
     undefine(&mut world).unwrap();
     assert!(matches!(undefine(&mut world), Err(Refused::NotDefined(_))));
-    assert!(!world.status().defined);
+}
+
+#[test]
+fn what_the_service_alone_knows_of_a_guest_changes_while_it_runs() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let mut changed = definition("db", 1);
+    let define = |world: &mut World, changed: &Definition| {
+        world.ask(Operation::Define {
+            definition: Box::new(changed.clone()),
+            by: by(),
+        })
+    };
+    changed.lag.red_ms = 2;
+    changed.lag.yellow_ms = 1;
+    define(&mut world, &changed).unwrap();
+    assert_eq!(
+        world.state().to_string(),
+        "Not protected: lagging by 3 ms",
+        "the limit counts at once"
+    );
+    changed.lag = definition("db", 1).lag;
+    changed.hosts = [host("a"), host("b")].into_iter().collect();
+    define(&mut world, &changed).unwrap();
+    assert_eq!(world.state(), State::Protected);
+    world.crash("b");
+    world.pass(40);
+    assert_eq!(world.places().1, None, "c is not named");
+    changed.hosts = [host("a"), host("c")].into_iter().collect();
+    define(&mut world, &changed).unwrap();
+    world.until(|world| world.state() == State::Protected);
+    assert!(world.places_are("a", "c"));
+    // Neither copy's host can be left out, nor anything else changed beside.
+    changed.hosts = [host("a"), host("b")].into_iter().collect();
+    let refused = define(&mut world, &changed).unwrap_err().to_string();
+    assert!(refused.contains("c runs db, or is its backup"), "{refused}");
+    changed.hosts = definition("db", 1).hosts;
+    changed.append = "quiet".to_owned();
+    let refused = define(&mut world, &changed).unwrap_err().to_string();
+    assert!(refused.contains("cannot change append"), "{refused}");
+}
+
+/// Its record stays, as it does where it has a disk: that is nothing to tell of.
+#[test]
+fn a_guest_that_is_forgotten_is_not_there_any_more_however_it_ended() {
+    for is_lost in [false, true] {
+        let mut world = World::protected(&["a", "b"]);
+        world.verb(Verb::SuspendProtection {}).unwrap();
+        world.until(|world| world.places().1.is_none());
+        if is_lost {
+            world.end(&host("a"), &vm(), None, "killed by SIGKILL");
+        }
+        let stop = world.verb(Verb::Stop {}).unwrap();
+        world.until_done(stop);
+        assert_eq!(world.fleet.guests(None).next(), Some(&vm()));
+        world
+            .ask(Operation::Undefine { vm: vm(), by: by() })
+            .unwrap();
+        let told = world.told_states();
+        for _ in 0..20 {
+            assert!(!world.fleet.is_there(&vm()));
+            assert_eq!(world.fleet.guests(None).next(), None);
+            world.second();
+        }
+        assert_eq!(world.told_states(), told, "nothing more is told");
+        assert_ne!(world.record().epoch, 0, "its record is there");
+        world.restart_service();
+        world.pass(10);
+        assert!(!world.fleet.is_there(&vm()));
+        // Under its name there may be another one.
+        world.define("db", 1).unwrap();
+        assert_eq!(world.fleet.guests(None).next(), Some(&vm()));
+    }
 }

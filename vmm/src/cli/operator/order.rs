@@ -14,6 +14,7 @@ use super::ServiceArgs;
 use super::output::{self, OutputArgs};
 use crate::cli::outcome;
 use crate::operator::client::{Client, ClientError};
+use crate::operator::states::Obstacle;
 use crate::operator::waiting::{self, Ordered, Outcome, Report};
 use crate::operator::words;
 
@@ -148,11 +149,22 @@ fn wait(
     }
     line.set_prefix(format!("{} {verb}", name(&ordered.subject)));
     line.enable_steady_tick(FRAME);
+    let mut told = Obstacle::default();
     let waited = waiting::wait(client, ordered, cancel, |progress| {
-        line.set_message(progress.to_owned());
+        line.set_message(progress.words.clone());
+        if let Some(lines) = progress.status.as_ref().and_then(|it| told.news(it)) {
+            line.suspend(|| disk_server::lossy_writer::say(&waits(ordered, verb, &lines)));
+        }
     });
     line.finish_and_clear();
     waited
+}
+
+/// That an order waits, and for what, also where there is no terminal.
+fn waits(ordered: &Ordered, verb: &str, why: &[String]) -> String {
+    let (subject, order) = (name(&ordered.subject), ordered.order);
+    let why = why.join("\n  ");
+    format!("ftvm: {subject}: {verb} (order {order}) waits: {why}\n")
 }
 
 fn tell(

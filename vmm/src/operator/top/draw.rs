@@ -12,7 +12,7 @@ use super::model::{Model, Selected, Shown, Trends, is_suspended};
 use crate::operator::hosts::HostSummary;
 use crate::operator::table::{Column, cut, table};
 use crate::operator::view::{self, FAINT};
-use crate::operator::words;
+use crate::operator::{states, words};
 
 const KEY: Style = Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD);
 const BAD: Style = Style::new().fg(Color::Red);
@@ -122,7 +122,7 @@ fn draw_guests(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let trend = (width.saturating_sub(68) / 2).clamp(TREND.0, TREND.1);
     let row = |status: &VmStatus| {
         let mark = Span::styled("●", view::state_style(&status.state));
-        let cells = view::guest_row(status, view::briefest(&status.state));
+        let cells = view::guest_row(status, states::briefest(&status.state));
         std::iter::once(mark).chain(cells).collect()
     };
     let [vm, state, primary, backup, lag, log] = view::GUEST;
@@ -224,6 +224,7 @@ fn about(model: &Model) -> Vec<Line<'static>> {
         let name = Span::styled(status.vm.to_string(), Modifier::BOLD);
         let state = Span::styled(format!("  {}", status.state), style);
         lines.push(Line::from(vec![name, state]));
+        lines.extend(states::remarks(status).into_iter().take(1).map(Line::raw));
         let mut more = vec![format!("view {}", status.view)];
         if let Some(last) = &status.last_failover {
             let when = words::ago(model.snapshot.unix_ms, last.unix_ms);

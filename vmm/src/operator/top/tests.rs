@@ -49,6 +49,18 @@ fn everything_is_there_on_a_small_terminal() {
 }
 
 #[test]
+fn what_can_be_done_about_the_selected_guest_is_told() {
+    let mut model = seen();
+    let mut snapshot = snapshot();
+    snapshot.vms[0].state = State::NotProtected(Reason::Lagging { lag_ms: 1400 });
+    model.see(snapshot);
+    let text = screen(&model, (80, 24));
+    for part in ["lagging by 1400 ms", "its limit is 1.0 s"] {
+        assert!(text.contains(part), "no \"{part}\" in\n{text}");
+    }
+}
+
+#[test]
 fn any_size_will_do() {
     let mut model = seen();
     for size in [(1, 1), (10, 3), (40, 10), (300, 90)] {

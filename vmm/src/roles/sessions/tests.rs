@@ -66,7 +66,8 @@ pub(in crate::roles) fn entry(payload: Payload) -> Entry {
     }
 }
 
-/// It takes up no time of those that the guest names: it hears nothing of the session that it could have.
+/// It takes up no time of those that the guest names: it hears nothing of the session that it could have. Once it is
+/// named the guest that runs takes it.
 #[test]
 fn a_host_that_the_guest_does_not_name_is_told_so_at_once() {
     let scene = primary();
@@ -96,22 +97,39 @@ fn a_host_that_the_guest_does_not_name_is_told_so_at_once() {
             .collect(),
     };
     door.keep(listener, sessions);
-    let turned_away = Receiver::connect(
-        (address, &endpoint("hostc")),
-        (&identity(), "hostc/1"),
-        &HostReport::default(),
-        &Settings::default(),
-        Instant::now() + Duration::from_secs(2),
-        &AtomicBool::new(false),
-        |_, _| panic!("it was welcomed"),
-    );
-    match turned_away {
+    let is_welcome = AtomicBool::new(false);
+    let connect = |patience: u64| {
+        Receiver::connect(
+            (address, &endpoint("hostc")),
+            (&identity(), "hostc/1"),
+            &HostReport::default(),
+            &Settings::default(),
+            Instant::now() + Duration::from_secs(patience),
+            &AtomicBool::new(false),
+            |_, _| {
+                is_welcome.store(true, Ordering::Relaxed);
+                Confirmation::NotHeld("it has seen enough".to_owned())
+            },
+        )
+    };
+    match connect(2) {
         Err(ConnectError::Refused { refusal, .. }) => {
             let text = refusal.to_string();
             assert!(text.contains("hostc is not among the hosts"), "{text}");
         }
         other => panic!("{other:?}"),
     }
+    assert!(!is_welcome.load(Ordering::Relaxed));
+    let define = serde_json::from_value(
+        serde_json::json!({"what": "define", "by": "anna", "definition": {
+            "vm": "db", "memory_mib": 1, "kernel": {"path": "/k", "sha256": "0".repeat(64)}, "initrd": null,
+            "append": "", "mac": "52:54:00:00:00:01", "clock": "host", "disk": null, "export": null,
+            "heartbeat_timeout_ms": null, "lag": {},
+        }}),
+    );
+    scene.rights.arbiter().operate(define.unwrap()).unwrap();
+    connect(60).unwrap_err();
+    assert!(is_welcome.load(Ordering::Relaxed), "all hosts are named");
 }
 
 /// The backup may be the one that goes on: no output may leave because its host calls nothing an entry.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fleet::{
-    Answer, Cause, Definition, Entry, Failover, HostVerb, Image, ImageDigest, LagBounds,
+    Answer, Cause, Definition, Entry, Failover, Failure, HostVerb, Image, ImageDigest, LagBounds,
     MAX_DEFINITION, MAX_UNFIT, Member, NamedHosts, Placement, Reason, State, Subject, Verb,
     VmStatus, What,
 };
@@ -142,8 +142,16 @@ fn status() -> impl Strategy<Value = VmStatus> {
     let placement = (member(), member());
     let placement = placement.prop_map(|(primary, backup)| Placement { primary, backup });
     let failover = prop::option::of(any::<[u64; 3]>());
+    let failure = (any::<u64>(), host_name(), any::<Option<i32>>(), text());
+    let failure = failure.prop_map(|(unix_ms, host, status, reason)| Failure {
+        unix_ms,
+        host,
+        status,
+        reason,
+    });
+    let last = (failover, prop::option::of(failure));
     let pending = prop::option::of((any::<u64>(), text()));
-    let more = (prop::option::of(any::<[u64; 2]>()), failover, pending);
+    let more = (prop::option::of(any::<[u64; 2]>()), last, pending);
     (
         vm(),
         any::<bool>(),
@@ -153,7 +161,14 @@ fn status() -> impl Strategy<Value = VmStatus> {
         more,
     )
         .prop_map(
-            |(vm, defined, state, [view, red_ms], placement, (flow, failover, pending))| VmStatus {
+            |(
+                vm,
+                defined,
+                state,
+                [view, red_ms],
+                placement,
+                (flow, (failover, last_failure), pending),
+            )| VmStatus {
                 vm,
                 defined,
                 state,
@@ -170,6 +185,7 @@ fn status() -> impl Strategy<Value = VmStatus> {
                     view,
                     outage_ms,
                 }),
+                last_failure,
                 pending,
             },
         )
@@ -302,6 +318,12 @@ fn the_longest_of_everything_fits_into_a_line() {
             unix_ms: u64::MAX,
             view: u64::MAX,
             outage_ms: u64::MAX,
+        }),
+        last_failure: Some(Failure {
+            unix_ms: u64::MAX,
+            host: host(),
+            status: Some(i32::MIN),
+            reason: text(),
         }),
         pending: Some((u64::MAX, text())),
     };
