@@ -13,6 +13,7 @@ use nix::errno::Errno;
 
 use crate::devices::virtio::net::frame::{self, Frame, HEADER_BYTES, Offloads};
 use crate::sources::Lane;
+use crate::threads;
 
 use super::Announcer;
 
@@ -122,16 +123,16 @@ impl Tap {
     /// otherwise (a backup's guest gets the primary's frames from the log).
     pub fn receive_into(&self, lane: Lane<Frame>, live: Arc<AtomicBool>) {
         let tap = self.clone();
-        thread::Builder::new()
-            .name("tap".into())
-            .spawn(move || tap.receive_loop(&lane, &live))
-            .expect("a thread can be started");
+        let receive = move || tap.receive_loop(&lane, &live);
+        threads::start("tap", &[], receive).expect("a thread can be started");
     }
 
     fn receive_loop(&self, lane: &Lane<Frame>, live: &AtomicBool) {
         let mut buffer = vec![0; HEADER_BYTES + frame::MAX_BYTES];
         loop {
-            match (&*self.file).read(&mut buffer) {
+            let read = (&*self.file).read(&mut buffer);
+            confinement::catch_up();
+            match read {
                 Ok(len) => {
                     if live.load(Ordering::Acquire)
                         && let Some(frame) = Frame::from_tap(&buffer[..len])
