@@ -111,7 +111,20 @@ pub(crate) enum ReachError {
     Missing,
 }
 
+/// What the C library reads, for the memory that it gives.
+const MEMORY: [&str; 3] = ["/proc/sys/vm", "/sys/devices/system/cpu", "/sys/kernel/mm"];
+
 impl Reach {
+    /// What every program reads for as long as it runs.
+    #[must_use]
+    pub fn of_every_program() -> Self {
+        let files = MEMORY.map(|file| (file.into(), Use::Read));
+        Self {
+            files: files.into(),
+            ..Self::default()
+        }
+    }
+
     /// A file, or all below a directory, is used so, too. What is not there then is not.
     #[must_use]
     pub fn with(mut self, path: impl Into<PathBuf>, used: Use) -> Self {
@@ -166,16 +179,20 @@ impl Reach {
         self.connecting(&other.connect).binding(&other.bind)
     }
 
-    /// Lets the calling thread, and those that it starts, reach nothing else from now on. Tells what the kernel
-    /// cannot keep out of reach.
+    /// Lets the calling thread, and those that it starts, reach nothing else from now on; with Linux 7.0 all threads
+    /// of the `whole` process. Tells what the kernel cannot keep out of reach.
     /// `scopes` are confined too: once for a process, as a thread that is confined to the same twice could not
     /// signal one that is so once (Linux 6.12).
     ///
     /// The files are to be kept open: a rule is about an inode, and one of /proc is another one once the kernel has
     /// forgotten its name.
-    pub(crate) fn enforce(&self, scopes: BitFlags<Scope>) -> Result<Enforced, ReachError> {
+    pub(crate) fn enforce(
+        &self,
+        scopes: BitFlags<Scope>,
+        whole: bool,
+    ) -> Result<Enforced, ReachError> {
         let (rules, files) = self.rules(scopes)?;
-        let status = rules.all_threads(true)?.restrict_self()?;
+        let status = rules.all_threads(whole)?.restrict_self()?;
         let version = match status.landlock {
             LandlockStatus::Available { effective_abi, .. } => effective_abi,
             _ => return Err(ReachError::Missing),

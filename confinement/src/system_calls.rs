@@ -15,12 +15,16 @@ use seccompiler::{
     SeccompCondition as Condition, SeccompFilter, SeccompRule as Rule, TargetArch,
 };
 
-/// A group of system calls beside those that every program makes: for memory that is not executable, threads, time,
-/// its own signals, and descriptors that it has.
+/// A group of system calls beside those that every thread makes: for memory that is not executable, time, signals to
+/// threads of its process, and descriptors that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Calls {
-    /// Files are opened, and changed.
+    /// Threads are started without [`spawn`](crate::spawn): they have what their parents have.
+    Threads,
+    /// Files are opened, made, renamed and deleted.
     Files,
+    /// Files that are open are changed, and put on stable storage.
+    Storage,
     /// Connections are taken, where it listens already.
     Accept,
     /// IP connections are made and listened for, and datagrams sent.
@@ -32,15 +36,13 @@ pub enum Calls {
 /// Why calls are not filtered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FilterError {
-    #[error("this process may make every system call of its user: {0}")]
+    #[error("every system call of its user can be made: {0}")]
     Compile(#[from] BackendError),
-    #[error(
-        "this process may make every system call of its user: take a kernel with CONFIG_SECCOMP_FILTER"
-    )]
+    #[error("every system call of its user can be made: take a kernel with CONFIG_SECCOMP_FILTER")]
     Refused(#[source] io::Error),
 }
 
-/// What every program does.
+/// What every thread does.
 const ALL: &[c_long] = &[
     // Descriptors.
     libc::SYS_read,
@@ -78,9 +80,7 @@ const ALL: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_brk,
-    // Threads.
-    // In its place, see below.
-    libc::SYS_clone3,
+    // Threads that are there.
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_futex,
@@ -126,6 +126,9 @@ const FILES: &[c_long] = &[
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_flock,
+];
+
+const STORAGE: &[c_long] = &[
     libc::SYS_ftruncate,
     libc::SYS_fallocate,
     libc::SYS_fadvise64,
@@ -139,6 +142,9 @@ const FILES: &[c_long] = &[
     libc::SYS_copy_file_range,
 ];
 
+/// In its place clone(2), see below.
+const THREADS: &[c_long] = &[libc::SYS_clone3];
+
 const ACCEPT: &[c_long] = &[libc::SYS_accept4];
 
 const CONNECT: &[c_long] = &[libc::SYS_connect, libc::SYS_bind, libc::SYS_listen];
@@ -150,11 +156,11 @@ const KVM: u64 = 0xae00;
 
 /// What KVM is asked for while a guest runs: its numbers, without those that make a machine.
 const KVM_REQUESTS: &[u64] = &[
+    0x80, // RUN
     0x03, // CHECK_EXTENSION
     0x42, // GET_DIRTY_LOG
     0x44, // SET_NR_MMU_PAGES
     0x46, // SET_USER_MEMORY_REGION
-    0x80, // RUN
     0x81, // GET_REGS
     0x82, // SET_REGS
     0x83, // GET_SREGS
@@ -264,10 +270,6 @@ fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         list.where_all(call, &[(2, Is::MaskedEq(EXECUTABLE), 0)])?;
     }
-    list.where_all(
-        libc::SYS_clone,
-        &[(0, Is::MaskedEq(THREAD | NAMESPACES), THREAD)],
-    )?;
     for (call, flags) in [
         (libc::SYS_sendto, 3),
         (libc::SYS_sendmsg, 2),
@@ -293,10 +295,22 @@ fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
     // Limits are read, and not set: half of a pointer that is none is not enough.
     list.where_wide(libc::SYS_prlimit64, &[(0, Is::Eq, 0), (2, Is::Eq, 0)])?;
     list.where_any(libc::SYS_prctl, 0, PRCTL_REQUESTS)?;
-    list.where_any(IOCTL, 1, REQUESTS)?;
+    // A thread may give up more.
+    let narrower = [
+        (0, u64::from(libc::SECCOMP_SET_MODE_FILTER)),
+        (1, libc::SECCOMP_FILTER_FLAG_LOG),
+    ];
+    let narrower = narrower.map(|(at, value)| (at, Is::Eq, value));
+    list.where_all(libc::SYS_seccomp, &narrower)?;
     for group in groups {
         match group {
+            Calls::Threads => {
+                list.all(THREADS);
+                let flags = [(0, Is::MaskedEq(THREAD | NAMESPACES), THREAD)];
+                list.where_all(libc::SYS_clone, &flags)?;
+            }
             Calls::Files => list.all(FILES),
+            Calls::Storage => list.all(STORAGE),
             Calls::Accept => list.all(ACCEPT),
             Calls::Connect => list.all(CONNECT),
             Calls::Guest => {
@@ -311,6 +325,8 @@ fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
             }
         }
     }
+    // Behind those of a guest, as the kernel looks at one after the other at each of its exits.
+    list.where_any(IOCTL, 1, REQUESTS)?;
     if groups.contains(&Calls::Connect) {
         for family in [libc::AF_INET, libc::AF_INET6] {
             for protocol in [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
@@ -338,8 +354,14 @@ pub(crate) fn allow(groups: &[Calls]) -> Result<(), FilterError> {
     // Compiled before either counts. What is refused is logged, but for what a process asks so often that the log would
     // be full of it (audit(8)).
     let (missing, list) = (without_clone3()?, filter(groups)?);
-    install(&missing, 0)?;
-    install(&list, libc::SECCOMP_FILTER_FLAG_LOG)
+    let all_threads = libc::SECCOMP_FILTER_FLAG_TSYNC;
+    install(&missing, all_threads)?;
+    install(&list, all_threads | libc::SECCOMP_FILTER_FLAG_LOG)
+}
+
+/// The same for the calling thread alone, of what its process may.
+pub(crate) fn narrow(groups: &[Calls]) -> Result<(), FilterError> {
+    install(&filter(groups)?, libc::SECCOMP_FILTER_FLAG_LOG)
 }
 
 fn install(filter: &BpfProgram, flags: libc::c_ulong) -> Result<(), FilterError> {
@@ -347,7 +369,6 @@ fn install(filter: &BpfProgram, flags: libc::c_ulong) -> Result<(), FilterError>
         len: filter.len() as u16,
         filter: filter.as_ptr().cast_mut().cast(),
     };
-    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | flags;
     // SAFETY: the kernel reads the program, which outlives the call; seccompiler's instructions have the layout of
     // `linux/filter.h`.
     let result = unsafe {
@@ -372,9 +393,16 @@ mod tests {
 
     #[test]
     fn no_list_has_what_starts_programs_or_makes_machines() {
-        let all = [Calls::Files, Calls::Accept, Calls::Connect, Calls::Guest];
+        let all = [
+            Calls::Threads,
+            Calls::Files,
+            Calls::Storage,
+            Calls::Accept,
+            Calls::Connect,
+            Calls::Guest,
+        ];
         filter(&all).expect("it compiles");
-        let lists = [ALL, FILES, ACCEPT, CONNECT, GUEST].concat();
+        let lists = [ALL, THREADS, FILES, STORAGE, ACCEPT, CONNECT, GUEST].concat();
         for call in [
             libc::SYS_execve,
             libc::SYS_execveat,
@@ -390,6 +418,7 @@ mod tests {
             libc::SYS_ioctl,
             libc::SYS_open_by_handle_at,
             libc::SYS_perf_event_open,
+            libc::SYS_seccomp,
         ] {
             assert!(!lists.contains(&call), "{call}");
         }

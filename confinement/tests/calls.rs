@@ -82,7 +82,8 @@ fn what_is_not_listed_is_refused_to_all_threads() {
         .with("/", Use::Own)
         .connecting(&Ports::Any)
         .binding(&Ports::Any);
-    let confinement = Confinement::begin(Reach::default(), all, &[]).calling(&[Calls::Files]);
+    let confinement =
+        Confinement::begin(Reach::default(), all, &[]).calling(&[Calls::Threads, Calls::Files]);
     let (go, waits) = mpsc::channel();
     let early = thread::spawn(move || {
         waits.recv().expect("it is told");

@@ -72,7 +72,7 @@ fn a_program_reaches_less_when_it_has_started() {
         .with_replaced(&log, Use::Append)
         .connecting(&[server.port()].into_iter().collect());
     let capabilities_kept = [Capability::NetAdmin, Capability::IpcLock];
-    let calls = [Calls::Files, Calls::Accept, Calls::Connect];
+    let calls = [Calls::Threads, Calls::Files, Calls::Accept, Calls::Connect];
     let confinement = Confinement::begin(start, later, &capabilities_kept).calling(&calls);
     assert_eq!(no_new_privs().ok(), Some(true));
     let held = permitted();

@@ -19,7 +19,7 @@ fn a_directory_of_another_user_is_written_later_too() {
     let later = Reach::default().with(&state, Use::Own);
     let capabilities = [Capability::DacOverride];
     let confinement = Confinement::begin(Reach::default(), later, &capabilities);
-    let confinement = confinement.calling(&[Calls::Files]);
+    let confinement = confinement.calling(&[Calls::Threads, Calls::Files]);
     fs::write(state.join("start"), "1").expect("as root does");
     confinement.has_started();
     fs::write(state.join("later"), "2").expect("it would be too late to be refused now");

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -113,11 +114,7 @@ impl Serve {
     fn confine(&self, keys: &Keys) -> anyhow::Result<Confinement> {
         // What is not there cannot be told the kernel.
         StateDirectory::make(&self.state)?;
-        let mut later = Reach::default().with(&self.state, Use::Own);
-        // The C library's, for the memory that it gives.
-        for read in ["/proc/sys/vm", "/sys/devices/system/cpu", "/sys/kernel/mm"] {
-            later = later.with(read, Use::Read);
-        }
+        let mut later = Reach::of_every_program().with(&self.state, Use::Own);
         let addresses = [Some(self.listen), self.nbd_listen, self.metrics];
         let ports = addresses.iter().flatten().map(SocketAddr::port).collect();
         let mut start = Reach::default().binding(&ports);
@@ -131,7 +128,7 @@ impl Serve {
         // Files of others, as root opens them, and ports below 1024.
         let capabilities = [Capability::DacOverride, Capability::NetBindService];
         let confinement = Confinement::begin(start, later, &capabilities);
-        Ok(confinement.calling(&[Calls::Files, Calls::Accept]))
+        Ok(confinement.calling(&[Calls::Threads, Calls::Files, Calls::Storage, Calls::Accept]))
     }
 }
 
@@ -250,15 +247,14 @@ fn run_server(
     // fails, and its client is told that there is no room.
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ]).context("cannot handle signals")?;
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            (signals
-                .forever()
-                .filter(|signal| [SIGINT, SIGTERM].contains(signal)))
-            .for_each(|_| stop.stop());
-        })
-        .context("cannot start a thread")?;
+    let heed = move || {
+        (signals
+            .forever()
+            .filter(|signal| [SIGINT, SIGTERM].contains(signal)))
+        .for_each(|_| stop.stop());
+    };
+    let named = thread::Builder::new().name("signals".to_owned());
+    confinement::spawn(named, &[], heed).context("cannot start a thread")?;
     // One line of output for each address, for people and for programs that need the port.
     let mut lines = format!("listening on {}\n", server.local_addr());
     if let Some(address) = server.nbd_addr() {
@@ -268,16 +264,15 @@ fn run_server(
         lines.push_str(&format!("metrics on {address}\n"));
     }
     // In a thread of its own: a pipe that nobody reads keeps nobody from being served.
-    std::thread::Builder::new()
-        .name("announce".to_owned())
-        .spawn(move || {
-            let mut out = std::io::stdout();
-            let said = out.write_all(lines.as_bytes()).and_then(|()| out.flush());
-            if let Err(error) = said {
-                log::warn!("cannot say where the server listens: {error}");
-            }
-        })
-        .context("cannot start a thread")?;
+    let announce = move || {
+        let mut out = std::io::stdout();
+        let said = out.write_all(lines.as_bytes()).and_then(|()| out.flush());
+        if let Err(error) = said {
+            log::warn!("cannot say where the server listens: {error}");
+        }
+    };
+    let named = thread::Builder::new().name("announce".to_owned());
+    confinement::spawn(named, &[], announce).context("cannot start a thread")?;
     server.run()?;
     log::info!("ended in order");
     Ok(())

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use confinement::Calls;
 use transport::Stream;
 
 use crate::bytes::Fields;
@@ -180,24 +181,25 @@ pub(crate) fn sockets(streams: &[Stream]) -> io::Result<Vec<TcpStream>> {
 pub(crate) fn read(streams: Vec<Stream>, taker: &Arc<dyn TakeBlocks>) -> io::Result<()> {
     for mut stream in streams {
         let taker = Arc::clone(taker);
-        thread::Builder::new()
-            .name("memory".into())
-            .spawn(move || {
-                let mut room = vec![0; MAX_BLOCK];
-                let end = loop {
-                    match read_block(&mut stream, &mut room) {
-                        Ok((transfer, block)) => {
-                            if let Err(reason) = taker.take(transfer, block) {
-                                break reason;
-                            }
+        let take = move || {
+            let mut room = vec![0; MAX_BLOCK];
+            let end = loop {
+                match read_block(&mut stream, &mut room) {
+                    Ok((transfer, block)) => {
+                        if let Err(reason) = taker.take(transfer, block) {
+                            break reason;
                         }
-                        Err(error) => break error.to_string(),
                     }
-                };
-                // The primary is not to wait for one that does not read.
-                let _ = stream.shutdown(Shutdown::Both);
-                taker.ended(end);
-            })?;
+                    Err(error) => break error.to_string(),
+                }
+            };
+            // The primary is not to wait for one that does not read.
+            let _ = stream.shutdown(Shutdown::Both);
+            taker.ended(end);
+        };
+        let named = thread::Builder::new().name("memory".into());
+        // It may be kept in files, or the room for it looked up in some.
+        confinement::spawn(named, &[Calls::Files, Calls::Storage], take)?;
     }
     Ok(())
 }

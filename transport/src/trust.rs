@@ -15,6 +15,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use parking_lot::Mutex;
 
 use self::list::List;
@@ -156,9 +157,8 @@ impl Trust {
         }
         if !state.is_watched {
             let shared = Arc::clone(&self.0);
-            thread::Builder::new()
-                .name("trust".into())
-                .spawn(move || watch(&shared))
+            let named = thread::Builder::new().name("trust".into());
+            confinement::spawn(named, &[Calls::Files], move || watch(&shared))
                 .map_err(ConnectionError::Io)?;
             state.is_watched = true;
         }
@@ -225,6 +225,7 @@ impl fmt::Debug for Trust {
 fn watch(shared: &Shared) {
     loop {
         thread::sleep(LOOK_INTERVAL);
+        confinement::catch_up();
         let mut state = shared.state.lock();
         state.renew(&shared.path);
         state.connections.retain(Connection::is_open);

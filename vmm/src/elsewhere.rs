@@ -4,6 +4,8 @@ use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::thread;
 
+use confinement::Calls;
+
 /// Dropped on a thread of its own: for what the guest's thread is done with and must not wait for,
 /// as threads that end and gigabytes that are unmapped.
 #[derive(Debug)]
@@ -35,8 +37,9 @@ impl<T: Send + 'static> Drop for DroppedElsewhere<T> {
         // SAFETY: it is taken once, here, and nobody uses it afterwards.
         let value = unsafe { ManuallyDrop::take(&mut self.0) };
         let dropping = thread::Builder::new().name("dropping".into());
-        // Without another thread it is dropped with the closure, on this one.
-        let _ = dropping.spawn(move || drop(value));
+        // Without another thread it is dropped with the closure, where that was to be started. A cold backup's log
+        // is files.
+        let _ = confinement::spawn(dropping, &[Calls::Files], move || drop(value));
     }
 }
 

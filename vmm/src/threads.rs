@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use confinement::Calls;
 use parking_lot::Mutex;
 
 /// How soon a host that had no thread to give is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// Of threads in processes that are not confined.
+pub(crate) const UNCONFINED: &[Calls] = &[];
 
 #[cfg(test)]
 thread_local! {
@@ -19,11 +23,16 @@ thread_local! {
     pub(crate) static LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
 }
 
-/// Starts a thread.
+/// Starts a thread, which makes these system calls beside those that every thread makes, where this process is
+/// confined.
 ///
 /// # Errors
 /// The host gives none: with what to do about it.
-pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub(crate) fn start(
+    name: &str,
+    calls: &'static [Calls],
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     let named = thread::Builder::new().name(name.into());
     #[cfg(test)]
     let named = match LEFT.get() {
@@ -34,7 +43,7 @@ pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Resu
             named
         }
     };
-    named.spawn(run).map_err(|error| {
+    confinement::spawn(named, calls, run).map_err(|error| {
         let text = format!(
             "this host gives no further thread ({error}): raise TasksMax= of its service, or \
              kernel.threads-max, or give it more memory"
@@ -45,12 +54,17 @@ pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Resu
 
 /// Starts a thread that the guest needs. A host that has won the guest and gives none may be the only one
 /// that has it: it is asked again for as long as it takes.
-pub(crate) fn insist(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    insist_after(name, run, || thread::sleep(AGAIN))
+pub(crate) fn insist(
+    name: &str,
+    calls: &'static [Calls],
+    run: impl FnOnce() + Send + 'static,
+) -> JoinHandle<()> {
+    insist_after(name, calls, run, || thread::sleep(AGAIN))
 }
 
 fn insist_after(
     name: &str,
+    calls: &'static [Calls],
     run: impl FnOnce() + Send + 'static,
     mut pause: impl FnMut(),
 ) -> JoinHandle<()> {
@@ -59,7 +73,7 @@ fn insist_after(
     let mut told = false;
     loop {
         let run = run.clone();
-        let started = start(name, move || {
+        let started = start(name, calls, move || {
             if let Some(run) = { run.lock().take() } {
                 run();
             }
@@ -85,6 +99,7 @@ mod tests {
         let mut pauses = 0;
         let thread = insist_after(
             "test",
+            &[],
             move || ran.send(()).expect("it is waited for"),
             || {
                 pauses += 1;

@@ -5,8 +5,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use confinement::Calls;
+
 /// What a [`LossyWriter`](super::LossyWriter) writes to.
 pub trait Consumer: Write + Send + 'static {
+    /// What it calls of the system beside writing.
+    const CALLS: &'static [Calls] = &[];
+
     /// Opens the same place again, and tells whether something else is there now.
     ///
     /// # Errors
@@ -48,6 +53,8 @@ impl Write for AppendedFile {
 }
 
 impl Consumer for AppendedFile {
+    const CALLS: &'static [Calls] = &[Calls::Files];
+
     fn reopen(&mut self) -> io::Result<bool> {
         let opened = Self::open(&self.path)?;
         let (old, new) = (self.file.metadata()?, opened.file.metadata()?);

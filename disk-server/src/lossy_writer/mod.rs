@@ -162,10 +162,10 @@ impl LossyWriter {
     ///
     /// # Errors
     /// The process has no thread left.
-    pub fn try_start(
+    pub fn try_start<C: Consumer>(
         name: impl Into<String>,
         gap: fn(Lost) -> String,
-        consumer: impl Consumer,
+        consumer: C,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             name: name.into(),
@@ -174,9 +174,8 @@ impl LossyWriter {
             changed: Condvar::new(),
         });
         let writer = Self(shared.clone());
-        thread::Builder::new()
-            .name("writer".into())
-            .spawn(move || shared.run(consumer))?;
+        let named = thread::Builder::new().name("writer".into());
+        confinement::spawn(named, C::CALLS, move || shared.run(consumer))?;
         WRITERS.lock().push(writer.clone());
         Ok(writer)
     }
@@ -253,6 +252,7 @@ impl Shared {
             let mut state = self.state.lock();
             let nothing = |state: &mut State| state.is_idle() && !state.reopen && !state.closed;
             self.changed.wait_while(&mut state, nothing);
+            confinement::catch_up();
             if state.closed {
                 return;
             }

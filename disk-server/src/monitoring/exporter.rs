@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use parking_lot::Mutex;
 
 use super::http::{Response, converse};
@@ -163,6 +164,10 @@ impl Answers {
 impl Service for Answers {
     fn thread_name(&self) -> &'static str {
         "watcher"
+    }
+
+    fn calls(&self) -> &'static [Calls] {
+        &[]
     }
 
     fn serve(&self, socket: Arc<TcpStream>, _registration: &Registration<'_>) {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use parking_lot::{Condvar, Mutex};
 use transport::{ConnectionError, Endpoint, Mode, Opening, Patience, Stream};
 
@@ -266,6 +267,8 @@ impl Session<'_> {
             under_way: Mutex::new(0),
             fewer: Condvar::new(),
         };
+        // All files are open, and whoever gets hold of one of these opens no other.
+        confinement::narrow(&[Calls::Threads, Calls::Storage]);
         // Ends when all are done, which the disk decides.
         thread::scope(|scope| self.work(&crew, scope));
         let end = crew.reader.into_inner().end;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use confinement::Calls;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -23,6 +24,9 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) trait Service: fmt::Debug + Sync {
     /// The name of its sessions' threads.
     fn thread_name(&self) -> &'static str;
+
+    /// The system calls that these make beside those that every thread makes.
+    fn calls(&self) -> &'static [Calls];
 
     /// Serves a client until it leaves. Anything may come from it. `registration` is to be asked whether there is a
     /// place for it as soon as it is known who it is.
@@ -120,6 +124,7 @@ impl Listener {
         let spawned = thread::Builder::new()
             .name(service.thread_name().to_owned())
             .spawn_scoped(scope, move || {
+                confinement::narrow(service.calls());
                 service.serve(stream, &registration);
                 // Named, so that the closure owns the whole registration and not a field of it: one
                 // that was dropped at once let any number of clients in.

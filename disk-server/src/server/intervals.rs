@@ -4,6 +4,8 @@ use std::io;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 
+use confinement::Calls;
+
 use crate::views::PING_INTERVAL;
 
 /// Calls something once in [`PING_INTERVAL`], until it is dropped: on a thread of its own, so that one that does
@@ -22,12 +24,12 @@ impl Intervals {
         let (until, ended) = channel::<()>();
         let run = move || {
             while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(PING_INTERVAL) {
+                confinement::catch_up();
                 count();
             }
         };
-        let thread = thread::Builder::new()
-            .name("intervals".to_owned())
-            .spawn(run)?;
+        let named = thread::Builder::new().name("intervals".to_owned());
+        let thread = confinement::spawn(named, &[Calls::Files, Calls::Storage], run)?;
         Ok(Self {
             until: Some(until),
             thread: Some(thread),

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use confinement::Calls;
 use transport::{ConnectionError, Endpoint, Opening, Patience};
 
 use super::accept::Service;
@@ -69,6 +70,10 @@ impl ArbiterService {
 impl Service for ArbiterService {
     fn thread_name(&self) -> &'static str {
         "arbiter-session"
+    }
+
+    fn calls(&self) -> &'static [Calls] {
+        &[Calls::Files, Calls::Storage]
     }
 
     fn serve(&self, socket: Arc<TcpStream>, registration: &Registration<'_>) {
@@ -148,6 +153,10 @@ impl NbdService {
 impl Service for NbdService {
     fn thread_name(&self) -> &'static str {
         "nbd-session"
+    }
+
+    fn calls(&self) -> &'static [Calls] {
+        &[Calls::Threads, Calls::Files, Calls::Storage]
     }
 
     fn serve(&self, socket: Arc<TcpStream>, registration: &Registration<'_>) {

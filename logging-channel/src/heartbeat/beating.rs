@@ -92,9 +92,9 @@ impl Beating {
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let (stopped, stop) = io::pipe()?;
-        let thread = thread::Builder::new()
-            .name("heartbeat".into())
-            .spawn(move || beat((&socket, key), &stopped, (session, version), timeout, &*end))?;
+        let named = thread::Builder::new().name("heartbeat".into());
+        let beats = move || beat((&socket, key), &stopped, (session, version), timeout, &*end);
+        let thread = confinement::spawn(named, &[], beats)?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use confinement::Calls;
 use parking_lot::{Condvar, Mutex};
 
 use super::spool::{MemoryFile, Spool, SpoolError, memory_file};
@@ -137,9 +138,8 @@ impl KeptMemory {
                 taker.ended(reason);
             }
         };
-        thread::Builder::new()
-            .name("kept-memory".into())
-            .spawn(run)?;
+        let named = thread::Builder::new().name("kept-memory".into());
+        confinement::spawn(named, &[Calls::Files, Calls::Storage], run)?;
         Ok(())
     }
 }

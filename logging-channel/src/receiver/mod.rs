@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use transport::Stream;
 
 pub(crate) use keeping::Keeping;
@@ -159,7 +160,9 @@ impl Receiver {
         )?);
         if let Some(keeping) = &shared.keeping {
             let (own, link) = (Arc::clone(keeping), Arc::clone(&shared));
-            receiver.thread("log-keeper", move || own.keep_loop(&*link))?;
+            receiver.thread("log-keeper", &[Calls::Files, Calls::Storage], move || {
+                own.keep_loop(&*link);
+            })?;
             let (own, link) = (Arc::clone(keeping), Arc::clone(&shared));
             let taker: Arc<dyn TakeBlocks> = Arc::new(MemoryKeeper {
                 memory: keeping.memory(),
@@ -171,13 +174,18 @@ impl Receiver {
             });
             receiver.handle().read_memory(&taker)?;
         }
-        receiver.thread("log-receiver", move || shared.read_loop())?;
+        receiver.thread("log-receiver", &[], move || shared.read_loop())?;
         Ok(receiver)
     }
 
-    fn thread(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    fn thread(
+        &mut self,
+        name: &str,
+        calls: &'static [Calls],
+        run: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
         let named = thread::Builder::new().name(name.into());
-        self.threads.push(named.spawn(run)?);
+        self.threads.push(confinement::spawn(named, calls, run)?);
         Ok(())
     }
 

@@ -82,17 +82,13 @@ impl Sender {
             Arc::clone(&shared),
         )?);
         let own = Arc::clone(&shared);
-        ends.threads.push(
-            thread::Builder::new()
-                .name("log-sender".into())
-                .spawn(move || own.send_loop())?,
-        );
+        let named = thread::Builder::new().name("log-sender".into());
+        let sends = confinement::spawn(named, &[], move || own.send_loop())?;
+        ends.threads.push(sends);
         let own = shared;
-        ends.threads.push(
-            thread::Builder::new()
-                .name("log-acks".into())
-                .spawn(move || own.ack_loop())?,
-        );
+        let named = thread::Builder::new().name("log-acks".into());
+        let hears = confinement::spawn(named, &[], move || own.ack_loop())?;
+        ends.threads.push(hears);
         Ok(Self {
             ends: Arc::new(ends),
         })

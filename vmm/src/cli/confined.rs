@@ -12,15 +12,11 @@ use crate::config::VmConfig;
 use crate::kvm::branch_counter::paranoid_level;
 
 /// What is read for as long as the guest runs: of this process, and of the room that is left.
-const READ: [&str; 7] = [
+const READ: [&str; 4] = [
     "/proc/self",
     "/proc/meminfo",
     "/sys/fs/cgroup",
     "/sys/module",
-    // By the C library, for the memory that it gives.
-    "/proc/sys/vm",
-    "/sys/devices/system/cpu",
-    "/sys/kernel/mm",
 ];
 
 /// What is read by the doctor, and where there is a performance counter.
@@ -75,7 +71,14 @@ pub(super) fn backup(args: &BackupArgs, vm: &VmConfig) -> Confinement {
 }
 
 fn confine(start: Reach, later: Reach) -> Confinement {
-    let calls = [Calls::Guest, Calls::Accept, Calls::Connect, Calls::Files];
+    let calls = [
+        Calls::Threads,
+        Calls::Guest,
+        Calls::Accept,
+        Calls::Connect,
+        Calls::Files,
+        Calls::Storage,
+    ];
     let mut capabilities = AT_START.to_vec();
     if paranoid_level().is_some_and(|level| level >= 3) {
         capabilities.push(Capability::SysAdmin);
@@ -104,7 +107,9 @@ fn start(guest: &GuestArgs, pair: &PairArgs, vm: &VmConfig) -> Reach {
 /// What is needed for as long as the guest runs.
 fn later(guest: &GuestArgs, pair: &PairArgs, vm: &VmConfig) -> Reach {
     let reach = READ.into_iter();
-    let mut reach = reach.fold(Reach::default(), |reach, file| reach.with(file, Use::Read));
+    let mut reach = reach.fold(Reach::of_every_program(), |reach, file| {
+        reach.with(file, Use::Read)
+    });
     if let Some((_, trust)) = pair.keys.files_of_host() {
         reach = reach.with_replaced(trust, Use::Read);
     }
@@ -149,7 +154,6 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::path::Path;
     use std::process::Command as Program;
-    use std::thread;
 
     use clap::Parser as _;
 
@@ -229,17 +233,33 @@ mod tests {
         let start = File::open(folder.join("vmlinux"));
         start.expect("it is needed for a start");
         confinement.has_started();
-        thread::scope(|scope| {
-            for name in ["guest", "sender", "disk", "control"] {
-                let misuses = || {
-                    for (what, done) in misuse(folder) {
-                        assert!(done.is_err(), "{what}");
-                    }
-                };
-                let thread = thread::Builder::new().name(name.into());
-                thread.spawn_scoped(scope, misuses).expect("a thread");
-            }
-        });
+        // The guest's thread, those that have strangers' words, and those that have files and servers.
+        for (name, calls) in [
+            ("guest", [Calls::Guest].as_slice()),
+            ("log-receiver", &[]),
+            ("control", &[]),
+            ("door", &[Calls::Accept, Calls::Connect, Calls::Files]),
+            ("disk-link", &[Calls::Connect, Calls::Files]),
+            ("process", &[Calls::Threads, Calls::Files]),
+        ] {
+            let (folder, server) = (folder.to_owned(), server.clone());
+            let misuses = move || {
+                for (what, done) in misuse(&folder) {
+                    assert!(done.is_err(), "{name}: {what}");
+                }
+                let own = fs::read_to_string("/proc/self/status");
+                assert_eq!(
+                    own.is_ok(),
+                    calls.contains(&Calls::Files),
+                    "{name}: {own:?}"
+                );
+                let connected = TcpStream::connect(server);
+                let connects = calls.contains(&Calls::Connect);
+                assert_eq!(connected.is_ok(), connects, "{name}: {connected:?}");
+            };
+            let thread = crate::threads::start(name, calls, misuses).expect("a thread");
+            thread.join().expect("no misuse is possible");
+        }
         TcpStream::connect(&server).expect("it is the disk server");
         fs::write(folder.join("kept/ftvm-log-1"), "log").expect("it is its own");
         let events = File::options()

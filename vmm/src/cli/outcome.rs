@@ -207,14 +207,13 @@ pub(super) fn reopen_files_on_hangup() -> std::io::Result<()> {
 /// Starts a thread that acts at each of these signals.
 fn on_signals(signals: &[i32], mut act: impl FnMut() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new(signals)?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for _ in signals.forever() {
-                act();
-            }
-        })?;
-    Ok(())
+    let heed = move || {
+        for _ in signals.forever() {
+            confinement::catch_up();
+            act();
+        }
+    };
+    threads::start("signals", &[], heed).map(drop)
 }
 
 /// What SIGINT and SIGTERM do to a guest that runs here: they end it in order, or, where this process is tended by
@@ -238,7 +237,7 @@ fn hand_over_on_signals(run: Box<dyn Asked>) -> std::io::Result<()> {
         if std::mem::replace(&mut leaving, true) || !hands_over(&*run) {
             leave();
         }
-        let waits = threads::start("leaves", move || {
+        let waits = threads::start("leaves", &[], move || {
             std::thread::sleep(HAND_OVER);
             leave();
         });

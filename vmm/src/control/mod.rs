@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use disk_server::arbiter::Claimant;
 use disk_server::views::Role;
 use serde::{Deserialize, Serialize};
@@ -183,12 +184,12 @@ impl ControlSocket {
                 };
                 let (run, console, consoles) = (run.clone(), console.clone(), consoles.clone());
                 let talk = move || talk(&stream, &*run, (&console, &consoles), place);
-                if let Err(error) = threads::start("control", talk) {
+                if let Err(error) = threads::start("control", &[], talk) {
                     log::warn!("nobody is answered at the control socket: {error}");
                 }
             }
         };
-        threads::start("controls", serve).map(drop)
+        threads::start("controls", &[Calls::Accept], serve).map(drop)
     }
 }
 

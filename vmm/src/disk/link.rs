@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk_server::nbd::client::{self, ConnectError, Connection, Export, Reply, Requests};
 use logging_channel::DiskIdentity;
@@ -164,7 +165,9 @@ impl Link {
             settings,
             generation: 0,
         };
-        threads::insist("disk-link", move || keeper.run(&pause, post));
+        threads::insist("disk-link", &[Calls::Connect, Calls::Files], move || {
+            keeper.run(&pause, post)
+        });
         Self { target, hurry }
     }
 

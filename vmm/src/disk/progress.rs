@@ -79,7 +79,7 @@ impl ProgressWatch {
             over: AtomicBool::new(false),
         });
         let watched = Arc::downgrade(&wants);
-        threads::insist("disk-log", move || watch(&watched, &*progress, tell));
+        threads::insist("disk-log", &[], move || watch(&watched, &*progress, tell));
         Self(wants)
     }
 

@@ -65,7 +65,7 @@ impl DiskService {
             (log, watch)
         });
         let dispatcher = Dispatcher::new(link, log, settings, serving, events, Box::new(complete));
-        threads::insist("disk", move || dispatcher.run(&inbox));
+        threads::insist("disk", &[], move || dispatcher.run(&inbox));
         Self(Arc::new(Handle { post, counters }))
     }
 

@@ -99,7 +99,7 @@ impl<W: CommitWatch + Sync> Committed<W> {
         watch.on_commit(Box::new(move |permit| releasing.release(permit)));
         let watch = Arc::new(watch);
         let (left, judge) = (outputs.clone(), watch.clone());
-        threads::insist("output-gate", move || await_verdict(&left, &*judge));
+        threads::insist("output-gate", &[], move || await_verdict(&left, &*judge));
         Self {
             outputs,
             watch,

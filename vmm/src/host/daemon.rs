@@ -196,7 +196,7 @@ impl Daemon {
             images: Images::default(),
         };
         let start = |name, run: Box<dyn FnOnce() + Send>| {
-            threads::start(name, run)
+            threads::start(name, threads::UNCONFINED, run)
                 .map(drop)
                 .map_err(DaemonError::Thread)
         };
@@ -303,7 +303,7 @@ impl Shared {
 
     fn watch(self: &Arc<Self>, vm: VmName, watch: Watch) {
         let shared = self.clone();
-        threads::insist("guest", move || {
+        threads::insist("guest", threads::UNCONFINED, move || {
             if let Ok(folders) = shared.folders.guest(&vm) {
                 shared.over(&vm, watch.wait(&said(&folders)));
             }

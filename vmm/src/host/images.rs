@@ -127,7 +127,7 @@ impl Images {
         };
         let (done, read) = bounded(1);
         let (file, known) = (path.to_owned(), self.known.get(path).copied());
-        let reading = threads::start("image", move || {
+        let reading = threads::start("image", threads::UNCONFINED, move || {
             // Who waited may have gone.
             let _ = done.send(Known::of(&file, known));
         });

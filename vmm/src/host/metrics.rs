@@ -118,7 +118,7 @@ impl Metrics {
                 thread::sleep(PING_INTERVAL);
             }
         };
-        threads::start("watches", look).map(drop)
+        threads::start("watches", threads::UNCONFINED, look).map(drop)
     }
 
     /// Looks at all guests, so long after the last time.

@@ -26,7 +26,7 @@ pub(super) fn serve<S: Send + 'static>(
     answer: impl Fn(S) + Send + Sync + 'static,
 ) -> io::Result<()> {
     let answer = Arc::new(answer);
-    threads::start(name, move || {
+    threads::start(name, threads::UNCONFINED, move || {
         let open = Arc::new(AtomicUsize::new(0));
         // Anybody can cause it.
         let too_many = Limited::new();
@@ -49,7 +49,7 @@ pub(super) fn serve<S: Send + 'static>(
                 continue;
             }
             let answer = answer.clone();
-            let started = threads::start(name, move || {
+            let started = threads::start(name, threads::UNCONFINED, move || {
                 answer(stream);
                 drop(one);
             });

@@ -100,7 +100,7 @@ impl Announcer {
         let schedule = Schedule::new(Instant::now());
         let (heard, hears) = crossbeam_channel::bounded(1);
         let again = move || run(schedule, &hears, may, || announce(&frame));
-        if let Err(error) = threads::start("announce", again) {
+        if let Err(error) = threads::start("announce", &[], again) {
             log::warn!("the network is told only once where the guest is: {error}");
         }
         Self { mac, heard }

@@ -1,13 +1,12 @@
 //! The bridge of the client network, and TAP interfaces that are made for guests and join it.
 
 use std::io;
-use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use super::tap::{TapError, attached, named};
+use super::tap::{TapError, attached, flags, named, socket};
 
 /// A bridge of this host.
 #[derive(Debug, Clone)]
@@ -101,15 +100,8 @@ fn refused(what: &str) -> impl Fn(Errno) -> BridgeError + '_ {
 // Linux, include/uapi/linux/if_tun.h and sockios.h.
 nix::ioctl_write_int!(persist, b'T', 203);
 nix::ioctl_write_ptr_bad!(add_to_bridge, 0x89a2, libc::ifreq);
-nix::ioctl_read_bad!(get_flags, libc::SIOCGIFFLAGS, libc::ifreq);
 nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 nix::ioctl_write_ptr_bad!(set_hardware_address, libc::SIOCSIFHWADDR, libc::ifreq);
-
-/// Requests about interfaces go to any socket.
-fn socket() -> Result<UdpSocket, Errno> {
-    let made = UdpSocket::bind(("127.0.0.1", 0)).or_else(|_| UdpSocket::bind(("::1", 0)));
-    made.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
-}
 
 fn join(bridge: &str, interface: i32) -> Result<(), Errno> {
     let mut request = named(bridge);
@@ -119,15 +111,10 @@ fn join(bridge: &str, interface: i32) -> Result<(), Errno> {
 }
 
 fn set_up(name: &str) -> Result<(), Errno> {
-    let socket = socket()?;
     let mut request = named(name);
-    // SAFETY: SIOCGIFFLAGS fills an ifreq with flags.
-    unsafe { get_flags(socket.as_raw_fd(), &mut request) }?;
-    // SAFETY: these flags were just filled in.
-    let flags = unsafe { request.ifr_ifru.ifru_flags };
-    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags(name)? | libc::IFF_UP as libc::c_short;
     // SAFETY: SIOCSIFFLAGS takes an ifreq with flags.
-    unsafe { set_flags(socket.as_raw_fd(), &request) }.map(drop)
+    unsafe { set_flags(socket()?.as_raw_fd(), &request) }.map(drop)
 }
 
 /// Gives an interface an address that is above those of network cards: a bridge without one of its own has

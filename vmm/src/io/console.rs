@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Duration;
 
 use disk_server::lossy_writer::{AppendedFile, LossyWriter, Lost, Weight};
@@ -16,6 +15,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use parking_lot::Mutex;
 
 use crate::sources::{Control, Lanes};
+use crate::threads;
 
 /// Takes the guest's console output.
 #[derive(Debug, Clone, Default)]
@@ -187,9 +187,7 @@ impl Terminal {
     pub fn attach(lanes: &Lanes, live: Arc<AtomicBool>) -> Result<Self, TerminalError> {
         let terminal = Self::raw()?;
         let lanes = lanes.clone();
-        thread::Builder::new()
-            .name("console".into())
-            .spawn(move || read_loop(&lanes, &live))
+        threads::start("console", &[], move || read_loop(&lanes, &live))
             .expect("a thread can be started");
         Ok(terminal)
     }
@@ -233,7 +231,9 @@ fn read_loop(lanes: &Lanes, live: &AtomicBool) {
     let mut typed = Typed::default();
     let mut buffer = [0; 256];
     loop {
-        let len = match io::stdin().lock().read(&mut buffer) {
+        let read = io::stdin().lock().read(&mut buffer);
+        confinement::catch_up();
+        let len = match read {
             Ok(0) => return, // end of input: the guest goes on without
             Ok(len) => len,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

@@ -3,16 +3,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
+use nix::errno::Errno;
 
 use crate::devices::virtio::net::frame::{self, Frame, HEADER_BYTES, Offloads};
 use crate::sources::Lane;
+use crate::threads;
 
 use super::{Announcer, Departure};
 
@@ -44,9 +45,15 @@ pub enum TapError {
          client network's bridge with `ip link set {0} master BRIDGE`, and `ip link set {0} up`"
     )]
     Missing(String),
-    /// The interfaces of this host cannot be listed.
-    #[error("cannot list the interfaces of this host")]
-    List(#[source] io::Error),
+    /// It cannot be told whether the interface is up.
+    #[error("cannot tell whether the interface {name} is up")]
+    State {
+        /// Interface name.
+        name: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The interface cannot be attached.
     #[error(
         "cannot attach to the interface {name}: see that it is a TAP interface \
@@ -124,16 +131,16 @@ impl Tap {
     /// otherwise (a backup's guest gets the primary's frames from the log). Those of a guest that leaves follow it.
     pub fn receive_into(&self, lane: Lane<Frame>, live: Arc<AtomicBool>) {
         let tap = self.clone();
-        thread::Builder::new()
-            .name("tap".into())
-            .spawn(move || tap.receive_loop(&lane, &live))
-            .expect("a thread can be started");
+        let receive = move || tap.receive_loop(&lane, &live);
+        threads::start("tap", &[], receive).expect("a thread can be started");
     }
 
     fn receive_loop(&self, lane: &Lane<Frame>, live: &AtomicBool) {
         let mut buffer = vec![0; HEADER_BYTES + frame::MAX_BYTES];
         loop {
-            match (&*self.file).read(&mut buffer) {
+            let read = (&*self.file).read(&mut buffer);
+            confinement::catch_up();
+            match read {
                 Ok(len) => {
                     if live.load(Ordering::Acquire)
                         && let Some(frame) = Frame::from_tap(&buffer[..len])
@@ -163,6 +170,8 @@ impl Tap {
 nix::ioctl_write_ptr_bad!(tun_set_interface, libc::TUNSETIFF, libc::ifreq);
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 nix::ioctl_write_ptr!(tun_set_header_size, b'T', 216, libc::c_int);
+// sockios.h.
+nix::ioctl_read_bad!(get_flags, libc::SIOCGIFFLAGS, libc::ifreq);
 
 /// The TAP interface of this name, which Linux makes if there is none.
 pub(super) fn attached(name: &str) -> Result<File, TapError> {
@@ -223,12 +232,29 @@ fn is_interface_name(name: &str) -> bool {
 
 /// Whether the interface is up.
 pub(super) fn is_up(name: &str) -> Result<bool, TapError> {
-    // Interfaces without an address are listed as well: each has its hardware's.
-    getifaddrs()
-        .map_err(|error| TapError::List(error.into()))?
-        .find(|interface| interface.interface_name == name)
-        .map(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
-        .ok_or_else(|| TapError::Missing(name.to_owned()))
+    let flags = flags(name).map_err(|error| match error {
+        Errno::ENODEV => TapError::Missing(name.to_owned()),
+        error => TapError::State {
+            name: name.to_owned(),
+            source: error.into(),
+        },
+    })?;
+    Ok(flags & libc::IFF_UP as libc::c_short != 0)
+}
+
+/// An interface's flags: not by netlink, which the daemon's unit leaves to nobody.
+pub(super) fn flags(name: &str) -> Result<libc::c_short, Errno> {
+    let mut request = named(name);
+    // SAFETY: SIOCGIFFLAGS fills an ifreq with flags.
+    unsafe { get_flags(socket()?.as_raw_fd(), &mut request) }?;
+    // SAFETY: these flags were just filled in.
+    Ok(unsafe { request.ifr_ifru.ifru_flags })
+}
+
+/// Requests about interfaces go to any socket.
+pub(super) fn socket() -> Result<UnixDatagram, Errno> {
+    UnixDatagram::unbound()
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 /// Tells the system what it may leave to the reader of the interface's frames.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::thread;
 
+use confinement::Calls;
 use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
 use disk_server::fleet::Order;
 use disk_server::views::{Capabilities, Cause, PING_INTERVAL, Proposal, Role};
@@ -108,7 +109,9 @@ impl Pinging {
         state.reserved = 0;
         if !state.pinging {
             let weak = Arc::downgrade(&self.0);
-            threads::start("pings", move || ping_until_dropped(&weak))?;
+            threads::start("pings", &[Calls::Connect, Calls::Files], move || {
+                ping_until_dropped(&weak)
+            })?;
             state.pinging = true;
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use confinement::Confinement;
+use confinement::{Calls, Confinement};
 use disk_server::views::{Condition, Role, Wanted};
 use logging_channel::session::Listener;
 use logging_channel::{Seed, Settings};
@@ -224,5 +224,6 @@ fn run_here(
         recorder = recorder.waiting_for_protection();
     }
     let source = Box::new(recorder);
+    confinement::narrow(&[Calls::Guest]);
     Ok(guest.into_engine(engine::Role { source, gate }).run()?)
 }

@@ -16,6 +16,7 @@ use crate::disk::counters::DiskCounters;
 use crate::engine::tally::ExitTally;
 use crate::events::{Event, Events, KeptFigures, KindFigures, Stats};
 use crate::sources::{StateCounters, Waits};
+use crate::threads;
 
 const INTERVAL: Duration = Duration::from_millis(200);
 
@@ -82,18 +83,16 @@ fn every_interval(
     let watch: Weak<()> = Arc::downgrade(&going_on);
     if events.wanted() {
         let events = events.clone();
-        thread::Builder::new()
-            .name("stats".into())
-            .spawn(move || {
-                let started = Instant::now();
-                while watch.strong_count() > 0 {
-                    let mut stats = figures();
-                    stats.guest_seconds = started.elapsed().as_secs_f64();
-                    events.emit(&Event::Stats(Box::new(stats)));
-                    thread::sleep(INTERVAL);
-                }
-            })
-            .expect("a thread can be started");
+        let report = move || {
+            let started = Instant::now();
+            while watch.strong_count() > 0 {
+                let mut stats = figures();
+                stats.guest_seconds = started.elapsed().as_secs_f64();
+                events.emit(&Event::Stats(Box::new(stats)));
+                thread::sleep(INTERVAL);
+            }
+        };
+        threads::start("stats", &[], report).expect("a thread can be started");
     }
     Reporting {
         _going_on: going_on,

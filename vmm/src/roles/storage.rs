@@ -9,6 +9,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use disk_server::arbiter::Settings;
 use logging_channel::handshake::Standby;
 use logging_channel::receiver::ReceiverHandle;
@@ -81,7 +82,7 @@ fn take_turns(
             thread::sleep(INTERVAL);
         }
     };
-    threads::start("storage-watch", turns).map(drop)
+    threads::start("storage-watch", &[Calls::Connect, Calls::Files], turns).map(drop)
 }
 
 /// Has the backup's heartbeats tell when the disk server answered it.

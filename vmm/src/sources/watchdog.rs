@@ -80,7 +80,7 @@ impl Watchdog {
             over: AtomicBool::new(false),
         });
         let own = shared.clone();
-        let thread = threads::insist("watchdog", move || own.watch(target));
+        let thread = threads::insist("watchdog", &[], move || own.watch(target));
         Ok(Self {
             shared,
             thread: Some(thread),

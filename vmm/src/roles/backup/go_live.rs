@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use confinement::Calls;
 use disk_server::views::WentLive;
 use logging_channel::receiver::ReceiverHandle;
 
@@ -90,6 +91,8 @@ impl GoLive {
             source: Box::new(recorder.with_keeper(keeper).with_watchdog(watchdog)),
             gate: Box::new(Committed::new(self.outlet, port, sessions, self.holds)),
         };
+        // Until now this thread may have read the disk, or what a cold backup has kept.
+        confinement::narrow(&[Calls::Guest]);
         // Last: the guest runs when this is said.
         log::warn!(
             "LIVE in epoch {epoch}, unprotected; {} frames sent again",

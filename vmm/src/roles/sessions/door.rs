@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use disk_server::arbiter::{Claimant, HostName};
 use disk_server::fleet::NamedHosts;
 use logging_channel::handshake::{Refusal, RefusalCode};
@@ -17,6 +18,7 @@ use crate::events::{Event, Events};
 use crate::roles::claim::{Rights, is_that_of};
 use crate::roles::peer_report::{self, StopNaming};
 use crate::roles::tenure::Verdict;
+use crate::threads;
 
 /// How long a backup waits for the disk server, which gives this host the next epoch with it.
 const ADMISSION: Duration = Duration::from_secs(5);
@@ -38,27 +40,27 @@ pub(in crate::roles) struct Door {
 impl Door {
     /// Takes a backup whenever the guest has none, on a thread of its own.
     pub(in crate::roles) fn keep(self, mut listener: Listener, sessions: Sessions) {
-        thread::Builder::new()
-            .name("door".into())
-            .spawn(move || {
-                loop {
-                    match self.accept(&mut listener, &sessions) {
-                        Ok(sender) => self.offer(sender, &sessions),
-                        Err(AcceptError::NotEntitled(reason)) => {
-                            log::warn!("no backup can join any more: {reason}");
-                            // A guest that waits for a backup is not to wait for ever.
-                            sessions.standing().doubt();
-                            return;
-                        }
-                        Err(error) => {
-                            sessions.change(|state| state.admitting = false);
-                            log::warn!("no backup can join: {error}");
-                            thread::sleep(SETTLING);
-                        }
+        let keep = move || {
+            loop {
+                match self.accept(&mut listener, &sessions) {
+                    Ok(sender) => self.offer(sender, &sessions),
+                    Err(AcceptError::NotEntitled(reason)) => {
+                        log::warn!("no backup can join any more: {reason}");
+                        // A guest that waits for a backup is not to wait for ever.
+                        sessions.standing().doubt();
+                        return;
+                    }
+                    Err(error) => {
+                        sessions.change(|state| state.admitting = false);
+                        log::warn!("no backup can join: {error}");
+                        thread::sleep(SETTLING);
                     }
                 }
-            })
-            .expect("a thread can be started");
+            }
+        };
+        // Whose key is trusted is a file, and each session has a socket for heartbeats.
+        let calls = &[Calls::Accept, Calls::Connect, Calls::Files];
+        threads::start("door", calls, keep).expect("a thread can be started");
     }
 
     /// Waits for a backup while the guest has none.

@@ -278,7 +278,7 @@ impl Sessions {
             session.sender.wait_over();
             sessions.lost(&session);
         };
-        threads::start("session", attend).map(drop)
+        threads::start("session", &[], attend).map(drop)
     }
 
     fn lost(&self, session: &Session) {

@@ -2,13 +2,14 @@
 //! reader waiting for seconds, and what happens meanwhile must be told.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, unbounded};
 use disk_server::arbiter::{CallError, Record};
 
 use crate::roles::claim::Rights;
+use crate::threads;
 
 /// How soon it is read again where there is a doubt and no answer.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,9 +41,7 @@ impl Looks {
                 let _ = answer.send(rights.look());
             }
         };
-        thread::Builder::new()
-            .name("epoch-look".into())
-            .spawn(look)
+        threads::start("epoch-look", &[Calls::Connect, Calls::Files], look)
             .expect("a thread can be started");
         Self {
             wanted,

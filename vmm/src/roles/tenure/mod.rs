@@ -9,9 +9,9 @@ mod looks;
 pub(in crate::roles) mod tests;
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use confinement::Calls;
 use crossbeam_channel::{Receiver, Sender, at, never, select};
 use disk_server::arbiter::{Claimant, Next};
 use logging_channel::{ChannelEvent, LossReason};
@@ -23,6 +23,7 @@ use super::claim::Rights;
 use crate::disk::RefusalNotice;
 use crate::events::{Event, Events};
 use crate::protocol::epoch::{Core, Effect, Input, Task};
+use crate::threads;
 
 /// How often the record is read: so often a host that was replaced learns of it, and the connection
 /// for a claim stays open.
@@ -280,9 +281,8 @@ impl Tenure {
             left_until: None,
             question: 0,
         };
-        thread::Builder::new()
-            .name("epoch".into())
-            .spawn(move || keeper.run(&inbox))
+        let keep = move || keeper.run(&inbox);
+        threads::start("epoch", &[Calls::Connect, Calls::Files], keep)
             .expect("a thread can be started");
         Self {
             standing,

@@ -6,7 +6,7 @@ mod one_way;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use disk_server::arbiter::{Claim, HostName, Record, STOPPED, ServerAddress};
 use disk_server::server::{Config, Limits, Server, StopHandle};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use confinement::Calls;
 use logging_channel::memory::MemoryStream;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use vm_memory::{Bytes, GuestAddress};
@@ -221,7 +222,7 @@ impl MemorySender {
         }
         for (n, stream) in (0..).zip(streams) {
             let shared = Arc::clone(&sender.shared);
-            threads::start("memory", move || shared.run(n, stream))?;
+            threads::start("memory", &[Calls::Files], move || shared.run(n, stream))?;
         }
         Ok(sender)
     }
