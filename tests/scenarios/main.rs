@@ -46,6 +46,7 @@ mod replay_tool;
 mod rounds;
 mod selftest;
 mod shadow_pages;
+mod states;
 mod stressors;
 mod table;
 mod upgrade;
