@@ -9,6 +9,7 @@ mod clock;
 mod cold;
 mod commands;
 mod counter;
+mod database;
 mod debian;
 mod debian_13;
 mod disk;
