@@ -95,7 +95,7 @@ pub enum What {
     Ended {
         /// On this host.
         host: HostName,
-        /// Its exit status; `None` if a signal ended it.
+        /// Its exit status, or 128 and the number of the signal that ended it; `None` if nobody saw how it ended.
         status: Option<i32>,
         /// What it said last, or which signal.
         reason: Text,

@@ -319,9 +319,9 @@ impl Journal {
 }
 
 /// Whether a process with this exit status failed: it did not end in order, nor because another host runs the guest,
-/// nor was it ended by SIGTERM (`docs/ends.md`).
+/// nor was it ended by SIGTERM (`docs/ends.md`), nor did it end unseen.
 fn is_failure(status: Option<i32>) -> bool {
-    !matches!(status, Some(0 | 3 | 130))
+    !matches!(status, Some(0 | 3 | 130 | 143) | None)
 }
 
 fn text<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<u8> {

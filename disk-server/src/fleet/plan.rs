@@ -199,7 +199,10 @@ impl Fleet {
         }
         let record = records(&vm);
         let holder = record.holder.iter().filter(|it| !it.is_stopped());
-        let mut members = holder.chain(&record.backup).map(Claimant::host);
+        let seen = self.guests.get(&vm);
+        let starting = seen.and_then(|seen| seen.starting.as_ref());
+        let members = holder.chain(&record.backup);
+        let mut members = (members.chain(starting.map(|it| &it.daemon))).map(Claimant::host);
         if let Some(host) = members.find(|host| !definition.hosts.names(host)) {
             return Err(Refused::LeavesOut { vm, host });
         }

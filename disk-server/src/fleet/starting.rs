@@ -55,8 +55,10 @@ impl Fleet {
         let kept = self.intents.guests.get(vm);
         let machine = kept.and_then(|kept| kept.machines.get(member));
         let knows = daemon.is_some_and(|daemon| machine == Some(&daemon.machine));
+        // What a host has of a guest that does not name it is not heard.
+        let is_named = kept.is_some_and(|kept| kept.definition.hosts.names(&host));
         // One that has just started has heard nobody.
-        match knows && seen.is_absent_from(&host) && self.views.is_settled() {
+        match knows && is_named && seen.is_absent_from(&host) && self.views.is_settled() {
             true => Life::Gone,
             false => Life::Unknown,
         }

@@ -81,7 +81,7 @@ pub struct Failure {
     pub unix_ms: u64,
     /// On which host.
     pub host: HostName,
-    /// Its exit status; `None` if a signal ended it, or nobody saw how it ended.
+    /// Its exit status, or 128 and the number of the signal that ended it.
     pub status: Option<i32>,
     /// What it said last, or which signal.
     pub reason: Text,

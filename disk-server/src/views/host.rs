@@ -121,7 +121,7 @@ pub struct Ended {
     pub number: u64,
     /// Of which guest.
     pub vm: VmName,
-    /// Its exit status; `None` if a signal ended it.
+    /// Its exit status, or 128 and the number of the signal that ended it; `None` if nobody saw how it ended.
     pub status: Option<i32>,
     /// What kept it from what it was to do, if something did.
     pub cause: Cause,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The longest [`Text`], in bytes.
 pub const MAX_TEXT: usize = 160;
+const ELLIPSIS: &str = "…";
 
 /// A few words for people, on one line: at most [`MAX_TEXT`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,11 +25,15 @@ pub enum TextError {
 }
 
 impl Text {
-    /// As much of `text` as there may be.
+    /// As much of `text` as there may be, with an ellipsis at its end if that is not all.
     #[must_use]
     pub fn cut(text: &str) -> Self {
-        let end = text.floor_char_boundary(MAX_TEXT);
-        Self(text[..end].replace(char::is_control, " "))
+        let text = text.replace(char::is_control, " ");
+        if text.len() <= MAX_TEXT {
+            return Self(text);
+        }
+        let end = text.floor_char_boundary(MAX_TEXT - ELLIPSIS.len());
+        Self(format!("{}{ELLIPSIS}", &text[..end]))
     }
 
     /// The text.
@@ -62,5 +67,22 @@ impl From<Text> for String {
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_off_shows() {
+        let most = "x".repeat(MAX_TEXT);
+        assert_eq!(Text::cut(&most).as_str(), most);
+        for more in ["y", "ü"] {
+            let cut = Text::cut(&more.repeat(MAX_TEXT + 1));
+            assert!(cut.as_str().ends_with(&format!("{more}…")), "{cut}");
+            assert!((MAX_TEXT - 1..=MAX_TEXT).contains(&cut.as_str().len()));
+        }
+        assert_eq!(Text::cut("a\u{9b}b\n").as_str(), "a b ");
     }
 }

@@ -14,7 +14,7 @@ use crate::sparse;
 use crate::workload::Committed;
 
 /// The name under which the disk server offers it.
-pub(super) const EXPORT: &str = "root";
+const EXPORT: &str = "root";
 /// e2fsck's exit status when it found nothing that it would mend.
 const CLEAN: i32 = 0;
 /// e2fsck's exit status when it mended something.
@@ -47,7 +47,7 @@ impl std::fmt::Display for Fsck {
 
 /// The disk of all runs of a demo.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub struct Disk {
     /// What it was copied from.
     original: PathBuf,
     image: PathBuf,
@@ -57,7 +57,11 @@ pub(super) struct Disk {
 
 impl Disk {
     /// A copy of Debian's image in a directory.
-    pub(super) fn new(layout: &Layout, directory: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be copied.
+    pub fn new(layout: &Layout, directory: &Path) -> Result<Self> {
         let disk = Self {
             original: layout.images().join(debian::NAME),
             image: directory.join("disk.raw"),
@@ -68,12 +72,19 @@ impl Disk {
     }
 
     /// How the disk server offers it to a guest.
-    pub(super) fn export(&self, guest: &str) -> Export {
+    #[must_use]
+    pub fn export(&self, guest: &str) -> Export {
         Export {
             name: EXPORT.to_owned(),
             image: self.image.clone(),
             guest: Some(guest.to_owned()),
         }
+    }
+
+    /// Where it is, for `--disk`.
+    #[must_use]
+    pub fn uri(&self, server: &DiskServer) -> String {
+        server.uri(EXPORT)
     }
 
     /// What earlier runs left on it.
@@ -111,7 +122,11 @@ impl Disk {
     /// that were deleted while they were open, and adds the counts up. It does no more unless the
     /// guest's kernel marked the file system as damaged, which it says. Then `e2fsck -fn` looks at
     /// everything, and must find nothing.
-    pub(super) fn check(&self, server: &mut DiskServer) -> Result<Fsck> {
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be copied or looked at.
+    pub fn check(&self, server: &mut DiskServer) -> Result<Fsck> {
         let snapshot = self.image.with_file_name("disk-fsck.raw");
         server.paused(|| sparse::copy(&self.image, &snapshot))?;
         let fsck = e2fsck(&snapshot);

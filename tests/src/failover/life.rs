@@ -8,7 +8,7 @@ use super::kill_plan::Plan;
 use super::progress::{Meter, Watcher};
 use super::report::Run;
 use super::scene::{Outcome, Scene, ServerFault, Trouble};
-use super::{Failovers, Fault, Standby, disk};
+use super::{Failovers, Fault, Standby};
 use crate::error::Result;
 use crate::fleet::side_of;
 use crate::host::Host;
@@ -170,7 +170,7 @@ impl Failovers {
             (Some(disk), _) => {
                 let exports = vec![disk.export(&name)];
                 self.disk_server.offer(&self.testbed, exports)?;
-                let mut guest = Guest::debian(&name, &self.disk_server.uri(disk::EXPORT));
+                let mut guest = Guest::debian(&name, &disk.uri(&self.disk_server));
                 guest.options.push("--console".to_owned());
                 guest
             }

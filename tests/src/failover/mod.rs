@@ -32,8 +32,7 @@ use std::time::Duration;
 use guest_images::load::Load;
 
 use self::daemons::Daemons;
-use self::disk::Disk;
-pub use self::disk::Fsck;
+pub use self::disk::{Disk, Fsck};
 use self::kill_plan::Plans;
 pub use self::progress::{State, Status, Watcher};
 pub use self::report::{Judgement, KillMoment, Report, Run, ServerRestart};

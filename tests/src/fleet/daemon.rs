@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::Signal;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -129,6 +131,33 @@ pub fn watched(host: &Host, path: &str) -> Result<Option<String>> {
 /// When the host does not answer, or has none.
 pub fn process_of(host: &Host, vm: &str) -> Result<String> {
     host.check(&["cat", &format!("{RUN}/guests/{vm}/process.json")])
+}
+
+/// Has a host's daemon start its guests with another program from now on: a file of the host.
+///
+/// # Errors
+///
+/// When the host does not answer.
+pub fn start_guests_with(host: &Host, program: &str) -> Result<()> {
+    let name = format!("{RUN}/ftvm");
+    host.check(&["ln", "-sf", program, &name]).map(drop)
+}
+
+/// Sends a signal to the process of a guest on a host, by its name for kill(1).
+///
+/// # Errors
+///
+/// When the host does not answer, or has no such process.
+pub fn signal_guest(host: &Host, vm: &str, signal: &str) -> Result<()> {
+    let told = process_of(host, vm)?;
+    let record: serde_json::Result<Value> = serde_json::from_str(&told);
+    let pid = record.ok().and_then(|record| record["pid"].as_u64());
+    let pid = pid.ok_or_else(|| Error::Wrong {
+        what: format!("{vm} has no process on host {}", host.name()),
+        seen: told,
+    })?;
+    host.check(&["kill", "-s", signal, &pid.to_string()])
+        .map(drop)
 }
 
 /// The process of a guest that a host's daemon looks after.

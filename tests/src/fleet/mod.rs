@@ -22,6 +22,8 @@ mod daemon;
 mod operator;
 mod stage;
 
-pub use self::daemon::{Daemon, log_of, process_of, side_of, watched};
+pub use self::daemon::{
+    Daemon, log_of, process_of, side_of, signal_guest, start_guests_with, watched,
+};
 pub use self::operator::Operator;
 pub use self::stage::Stage;

@@ -97,8 +97,24 @@ impl Operator {
     ///
     /// When the host lacks an image, and as [`Operator::ask`].
     pub fn define(&self, guest: &Guest, host: &Host, heartbeat_timeout: Duration) -> Result<()> {
+        self.define_with(guest, host, heartbeat_timeout, LAG)
+    }
+
+    /// The same, with these bounds of its lag.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operator::define`].
+    pub fn define_with(
+        &self,
+        guest: &Guest,
+        host: &Host,
+        heartbeat_timeout: Duration,
+        lag: LagBounds,
+    ) -> Result<()> {
         let mut definition = Box::new(definition(guest, host)?);
         definition.heartbeat_timeout_ms = u64::try_from(heartbeat_timeout.as_millis()).ok();
+        definition.lag = lag;
         let by = self.by.clone();
         self.ask(Operation::Define { definition, by }).map(drop)
     }
@@ -272,7 +288,16 @@ impl Operator {
     ///
     /// When it fails, or prints something else.
     pub fn told(&self, words: &[&str]) -> Result<Vec<Value>> {
-        values(words, &output(&mut self.ftvm(words)?)?)
+        values(words, &output(self.ftvm(words)?.arg("--json"))?)
+    }
+
+    /// What `ftvm` prints for people, told to do this.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub fn said(&self, words: &[&str]) -> Result<String> {
+        output(&mut self.ftvm(words)?)
     }
 
     /// What `ftvm` prints as JSON of why it does not do this.
@@ -282,7 +307,7 @@ impl Operator {
     /// When it does it, or prints something else.
     pub fn told_refusal(&self, words: &[&str]) -> Result<Value> {
         let mut command = self.ftvm(words)?;
-        command.stdin(Stdio::null());
+        command.arg("--json").stdin(Stdio::null());
         let ended = command.output().map_err(|source| Error::Start {
             command: format!("{command:?}"),
             source,
@@ -297,11 +322,11 @@ impl Operator {
         }
     }
 
-    /// `ftvm`, which is to ask this service for this in JSON.
+    /// `ftvm`, which is to ask this service for this.
     fn ftvm(&self, words: &[&str]) -> Result<Command> {
         let program = Layout::find().program("ftvm")?;
         let mut command = self.place.command(&program.to_string_lossy())?;
-        command.args(words).args(["--json", "--disk-server"]);
+        command.args(words).arg("--disk-server");
         command.arg(self.service.to_string()).args(&self.options);
         Ok(command)
     }

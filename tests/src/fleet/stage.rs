@@ -43,12 +43,27 @@ impl Stage {
         let daemons = hosts.iter().map(|host| Daemon::start(host, service));
         let daemons: Vec<Daemon> = daemons.collect::<Result<_>>()?;
         operator.define(guest, &hosts[0], PATIENCE)?;
-        operator.start(&guest.name)?;
-        operator.protected(&guest.name, LIMIT)?;
-        let client = client(testbed);
+        Self::start_on(hosts, daemons, operator, &guest.name, || client(testbed))
+    }
+
+    /// The same, of a guest that is defined, on hosts with their daemons.
+    ///
+    /// # Errors
+    ///
+    /// When the guest is not protected in time.
+    pub fn start_on(
+        hosts: Vec<Host>,
+        daemons: Vec<Daemon>,
+        operator: Operator,
+        vm: &str,
+        client: impl FnOnce() -> Client,
+    ) -> Result<Self> {
+        operator.start(vm)?;
+        operator.protected(vm, LIMIT)?;
+        let client = client();
         client.goes_on("by its own protected guest")?;
         Ok(Self {
-            vm: guest.name.clone(),
+            vm: vm.to_owned(),
             hosts,
             daemons,
             operator,
@@ -65,6 +80,17 @@ impl Stage {
     pub fn host(&self, name: &str) -> &Host {
         let host = self.hosts.iter().find(|host| host.name() == name);
         host.expect("it is one of them")
+    }
+
+    /// Kills the host of this name, like a power failure.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn kill(&mut self, name: &str) {
+        let mut hosts = self.hosts.iter_mut();
+        let host = hosts.find(|host| host.name() == name);
+        host.expect("it is one of them").kill();
     }
 
     /// Takes the daemon of a host from the stage.
@@ -85,14 +111,17 @@ impl Stage {
     /// When that takes too long: what its processes say is printed.
     pub fn protected(&self) -> Result<(String, String)> {
         let places = self.operator.protected(&self.vm, LIMIT);
-        let places = places.inspect_err(|_| {
-            for host in self.hosts.iter().filter(|host| host.is_alive()) {
-                let log = log_of(host, &self.vm).unwrap_or_default();
-                eprintln!("the log of {} on {}:\n{log}", self.vm, host.name());
-            }
-        })?;
+        let places = places.inspect_err(|_| self.print_logs())?;
         self.client.goes_on("once it was protected")?;
         Ok(places)
+    }
+
+    /// Prints what the guest's processes said last, for a scenario that failed.
+    pub fn print_logs(&self) {
+        for host in self.hosts.iter().filter(|host| host.is_alive()) {
+            let log = log_of(host, &self.vm).unwrap_or_default();
+            eprintln!("the log of {} on {}:\n{log}", self.vm, host.name());
+        }
     }
 
     /// The host that has no copy, of three.

@@ -116,7 +116,7 @@ pub(super) struct Said {
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Exit {
-    /// Its exit status; `None` if a signal ended it, or it is not known.
+    /// Its exit status, or, as shells have it, 128 and the number of the signal that ended it; `None` if it is not known.
     pub(super) status: Option<i32>,
     /// What kept it from what it was to do.
     pub(super) cause: Cause,
@@ -166,7 +166,7 @@ impl Exit {
             }
         };
         Self {
-            status: status.code(),
+            status: status.code().or(status.signal().map(|signal| 128 + signal)),
             cause: said.cause(),
             reason,
         }
@@ -318,7 +318,7 @@ mod tests {
         });
         nix::sys::signal::killpg(pid, Signal::SIGKILL).expect("it lives");
         let exit = watch.of_child(child).wait(&said);
-        assert_eq!(exit.status, None);
+        assert_eq!(exit.status, Some(137));
         assert_eq!(exit.reason, "ended by SIGKILL; it said: no room");
         let exit = waits.join().expect("it ends");
         assert_eq!(exit.status, None);

@@ -106,8 +106,8 @@ impl Tending {
         }
     }
 
-    /// A guest's process has ended, or could not be started: with this status, `None` if a signal ended it or
-    /// it is not known, and for this reason.
+    /// A guest's process has ended, or could not be started: with this status, `None` if it is not known, and for this
+    /// reason.
     pub fn ended(
         &mut self,
         vm: &VmName,

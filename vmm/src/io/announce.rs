@@ -142,11 +142,17 @@ fn run(mut schedule: Schedule, hears: &Receiver<()>, may: impl Fn() -> bool, ann
     }
 }
 
+const ETHERTYPE_RARP: u16 = 0x8035;
+
+/// Whether a frame is an [`announcement`] of this address.
+pub(super) fn is_announcement(frame: &[u8], mac: [u8; 6]) -> bool {
+    frame.get(6..12) == Some(&mac) && frame.get(12..14) == Some(&ETHERTYPE_RARP.to_be_bytes())
+}
+
 /// A RARP request from the guest's own address to everybody (RFC 903): any switch that sees it
 /// learns the port behind which the address now is. It needs no IP address, so it works for every
 /// guest; hypervisors use the same frame after a migration.
-fn announcement(mac: [u8; 6]) -> Vec<u8> {
-    const ETHERTYPE_RARP: u16 = 0x8035;
+pub(super) fn announcement(mac: [u8; 6]) -> Vec<u8> {
     const REVERSE_REQUEST: u16 = 3;
     let mut frame = Vec::with_capacity(60);
     frame.extend_from_slice(&[0xff; 6]);

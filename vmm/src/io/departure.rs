@@ -2,12 +2,13 @@
 //!
 //! From when the guest stands still on the old host until switches know the new one, they still come to the old one.
 //! They would be lost, and their senders would wait for their own timeouts, which are longer than the pause. So the old
-//! host keeps them, and gives them back to the network as soon as the new one has announced the guest: behind that
-//! announcement, switches lead them there.
+//! host keeps them, and gives them back to the network when the new one announces the guest: behind that announcement,
+//! switches lead them there.
 //!
-//! They leave with another sender's address, since switches would look for the real one here from then on. Guests take
-//! no notice of it: ARP and neighbour discovery have addresses of their own. Who announces is not proven; somebody who
-//! speaks with the guest's address on its own network can have its frames at any time.
+//! They leave with another sender's address, since switches would look for the real one here from then on, and for the
+//! guest alone, as others have got them. Guests take no notice of both: ARP and neighbour discovery have addresses of
+//! their own. This is done once: no network that gives back what it gets makes more of it. Who announces is not proven;
+//! somebody who speaks with the guest's address on its own network can have its frames at any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::announce::is_announcement;
 use crate::devices::virtio::net::frame::Frame;
 
 /// For how long a host that handed its guest over waits for the other one's announcement, which comes when that one
@@ -71,42 +73,47 @@ impl Departure {
         self.0.changed.wait_while_for(&mut stage, leaves, PATIENCE);
     }
 
-    /// Has a frame that has come, and what `waits` for the guest, go back to the network by `send` if the guest has
-    /// left; gives it back if the guest is to get it.
-    pub(super) fn redirect(
+    /// Whether the guest takes nothing any more.
+    pub(super) fn is_begun(&self) -> bool {
+        self.0.begun.load(Ordering::Acquire)
+    }
+
+    /// A frame has come. If it announces that the guest is elsewhere, what `waits` for it goes back to the network by
+    /// `send`. Gives the frame back if it is for the guest.
+    pub(super) fn meet(
         &self,
         frame: Frame,
         waits: impl Iterator<Item = Frame>,
         send: impl Fn(&Frame),
     ) -> Option<Frame> {
-        if !self.0.begun.load(Ordering::Acquire) {
+        if !self.is_begun() {
             return Some(frame);
         }
         let mut stage = self.0.stage.lock();
-        let announces = frame.bytes.get(6..12) == Some(&self.0.mac);
         match *stage {
-            Stage::Leaves if announces => *stage = Stage::Left,
+            Stage::Leaves if is_announcement(&frame.bytes, self.0.mac) => {}
             Stage::Here | Stage::Leaves => return Some(frame),
-            Stage::Left => {}
+            // It comes there by itself.
+            Stage::Left => return None,
         }
-        let redirected = |frame| self.redirected(frame);
-        let follow = waits.chain([frame]).filter_map(redirected);
+        let follow = waits.filter_map(|frame| self.redirected(frame));
         let count = follow.inspect(|frame| send(frame)).count();
         if count > 0 {
             log::info!("{count} frames that came for the guest on its way follow it");
         }
+        *stage = Stage::Left;
         self.0.changed.notify_all();
         None
     }
 
-    /// The same frame as this host gives it back. Broadcasts and multicasts come to the other host by themselves.
+    /// The same frame as this host gives it back.
     fn redirected(&self, mut frame: Frame) -> Option<Frame> {
         const LOCALLY_ADMINISTERED: u8 = 2;
         let mut sender = self.0.mac;
         sender[0] = (sender[0] | LOCALLY_ADMINISTERED) ^ 4;
         let (to, rest) = frame.bytes.split_first_chunk_mut::<6>()?;
-        let from = rest.first_chunk_mut()?;
-        (*to == self.0.mac).then(|| *from = sender)?;
+        *to = self.0.mac;
+        *rest.first_chunk_mut()? = sender;
         Some(frame)
     }
 
@@ -123,6 +130,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
+    use crate::io::announce::announcement;
 
     const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
     const CLIENT: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
@@ -135,7 +143,7 @@ mod tests {
     fn met(departure: &Departure, came: Frame, waits: Vec<Frame>) -> (Vec<Frame>, bool) {
         let sent = RefCell::new(Vec::new());
         let send = |frame: &Frame| sent.borrow_mut().push(frame.clone());
-        let kept = departure.redirect(came, waits.into_iter(), send);
+        let kept = departure.meet(came, waits.into_iter(), send);
         (sent.into_inner(), kept.is_some())
     }
 
@@ -143,21 +151,24 @@ mod tests {
     fn frames_follow_the_guest_behind_its_announcement() {
         let departure = Departure::new(MAC);
         let request = |number| frame(MAC, CLIENT, number);
-        let announcement = || frame([0xff; 6], MAC, 0);
-        let broadcast = frame([0xff; 6], CLIENT, 9);
+        let announced = || announcement(MAC).into();
         // Somebody who speaks with its address while it is here.
-        assert_eq!(met(&departure, announcement(), vec![]), (vec![], true));
+        assert_eq!(met(&departure, announced(), vec![]), (vec![], true));
 
         departure.begin();
-        assert_eq!(
-            met(&departure, request(2), vec![request(1)]),
-            (vec![], true)
-        );
-        let waits = vec![request(1), broadcast.clone(), request(2)];
-        let (sent, kept) = met(&departure, announcement(), waits);
+        // The network may give back what the guest has said itself.
+        for frame in [
+            request(2),
+            frame([0xff; 6], MAC, 0),
+            announcement(CLIENT).into(),
+        ] {
+            assert_eq!(met(&departure, frame, vec![request(1)]), (vec![], true));
+        }
+        let waits = vec![request(1), frame([0xff; 6], CLIENT, 2), request(3)];
+        let (sent, kept) = met(&departure, announced(), waits);
         let numbers: Vec<u8> = sent.iter().map(|frame| frame.bytes[14]).collect();
-        assert_eq!((numbers, kept), (vec![1, 2], false));
-        for frame in &sent {
+        assert_eq!((numbers, kept), (vec![1, 2, 3], false));
+        for frame in sent {
             let (to, from) = (&frame.bytes[..6], &frame.bytes[6..12]);
             assert_eq!(to, MAC);
             assert!(
@@ -165,11 +176,11 @@ mod tests {
                 "switches would look for it here"
             );
             assert_eq!(from[0] & 3, 2, "locally administered, of one station");
+            // And once only, whatever comes.
+            assert_eq!(met(&departure, frame, vec![]), (vec![], false));
         }
         departure.wait_over();
-        let (sent, kept) = met(&departure, request(3), vec![]);
-        assert_eq!((sent.len(), kept), (1, false));
-        assert_eq!(met(&departure, broadcast, vec![]), (vec![], false));
+        assert_eq!(met(&departure, announced(), vec![]), (vec![], false));
     }
 
     #[test]
@@ -178,8 +189,8 @@ mod tests {
         departure.wait_over();
         departure.begin();
         departure.cancel();
-        let announcement = frame([0xff; 6], MAC, 0);
-        assert_eq!(met(&departure, announcement, vec![]), (vec![], true));
+        let announced = announcement(MAC).into();
+        assert_eq!(met(&departure, announced, vec![]), (vec![], true));
         let request = frame(MAC, CLIENT, 1);
         assert_eq!(met(&departure, request, vec![]), (vec![], true));
     }

@@ -150,8 +150,9 @@ impl Tap {
                         }
                         let waits = std::iter::from_fn(|| lane.take(None));
                         let send = |frame: &Frame| self.send(frame);
-                        if let Some(frame) = self.departure.redirect(frame, waits, send) {
-                            lane.push(frame);
+                        if let Some(frame) = self.departure.meet(frame, waits, send) {
+                            // One that leaves takes none of a full lane, behind which its announcement may come.
+                            lane.push_unless(frame, || self.departure.is_begun());
                         }
                     }
                 }

@@ -73,13 +73,20 @@ pub fn because(state: &State) -> Vec<String> {
     }
 }
 
-/// What a person can do about how a guest is, or where to look, a line each. Nothing while all is well, or is about
-/// to be by itself.
+/// What a person can do about how a guest is, or where to look, a line each. Nothing while all is well, or as somebody
+/// wanted it, or is about to be well by itself.
 #[must_use]
 pub fn remarks(status: &VmStatus) -> Vec<String> {
     let failure = status.last_failure.as_ref();
-    let failure = failure.filter(|_| status.state != State::Protected);
-    let failure = failure.map(|it| format!("{}; {}", failed(it), log_of(it, status)));
+    let is_as_wanted = match &status.state {
+        State::Protected | State::Stopped { reason: None } => true,
+        state => matches!(reason(state), Some(Reason::Suspended { .. })),
+    };
+    let failure = failure.filter(|_| !is_as_wanted);
+    let failure = failure.map(|it| {
+        let when = words::time(it.unix_ms);
+        format!("{when}: {}; {}", failed(it), log_of(it, status))
+    });
     advice(status).into_iter().chain(failure).collect()
 }
 
@@ -227,11 +234,13 @@ mod tests {
     fn a_copy_that_failed_is_told_until_all_is_well_again() {
         let mut db = of(State::NotProtected(Reason::Joining { percent: 40 }));
         db.last_failure = Some(failure());
-        let told = "its copy on b ended with status 101: a thread panicked; \
+        let told = "2026-11-29T05:12:33Z: its copy on b ended with status 101: a thread panicked; \
                     its log is on b: /var/lib/ftvm/guests/db/log";
         assert_eq!(remarks(&db), [told]);
-        db.state = State::Protected;
-        assert_eq!(remarks(&db), [""; 0]);
+        for state in [State::Protected, State::Stopped { reason: None }] {
+            db.state = state;
+            assert_eq!(remarks(&db), [""; 0]);
+        }
     }
 
     #[test]

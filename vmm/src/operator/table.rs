@@ -100,8 +100,7 @@ fn line(columns: &[Column], widths: &[usize], row: Vec<Span<'static>>) -> Line<'
 }
 
 /// As much of a cell as fits, with `…` where something is missing.
-#[must_use]
-pub fn cut(cell: Span<'static>, width: usize) -> Span<'static> {
+fn cut(cell: Span<'static>, width: usize) -> Span<'static> {
     if cell.width() <= width {
         return cell;
     }

@@ -13,6 +13,9 @@ use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::DiskCompletion;
 use crate::engine::{Interruption, Step};
 
+/// How often is looked meanwhile whether a wait for room is over.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// A request to the running guest's thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
@@ -63,6 +66,19 @@ impl<T> Lane<T> {
             .send((Instant::now(), message))
             .expect("the receiver lives in the same lane");
         self.bell.ring();
+    }
+
+    /// Hands a message over; waits while the lane is full, unless nobody takes anything, as `is_over` says.
+    pub fn push_unless(&self, message: T, is_over: impl Fn() -> bool) {
+        let mut message = (Instant::now(), message);
+        loop {
+            let patience = if is_over() { Duration::ZERO } else { LOOK };
+            match self.sender.send_timeout(message, patience) {
+                Ok(()) => return self.bell.ring(),
+                Err(_) if is_over() => return,
+                Err(full) => message = full.into_inner(),
+            }
+        }
     }
 
     /// Hands a message over: whether there was room for it within `patience`.
@@ -303,6 +319,23 @@ mod tests {
         assert!(matches!(live.poll(&driver), Ok(None)), "they are gone");
         lanes.frames.try_push(frame());
         assert!(matches!(live.poll(&driver), Ok(Some(Input::Frame(_)))));
+    }
+
+    #[test]
+    fn a_full_lane_holds_nobody_up_once_nobody_takes_anything() {
+        let lane = Lane::bounded(1, &Bell::default());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let waits = std::thread::spawn({
+            let (lane, is_over) = (lane.clone(), is_over.clone());
+            move || {
+                for message in [1, 2] {
+                    lane.push_unless(message, || is_over.load(Ordering::Acquire));
+                }
+            }
+        });
+        is_over.store(true, Ordering::Release);
+        waits.join().expect("it does not wait for ever");
+        assert_eq!([lane.take(None), lane.take(None)], [Some(1), None]);
     }
 
     #[test]

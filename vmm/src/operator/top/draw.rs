@@ -10,7 +10,7 @@ use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
 use super::keys::Action;
 use super::model::{Model, Selected, Shown, Trends, is_suspended};
 use crate::operator::hosts::HostSummary;
-use crate::operator::table::{Column, cut, table};
+use crate::operator::table::{Column, table};
 use crate::operator::view::{self, FAINT};
 use crate::operator::{states, words};
 
@@ -308,7 +308,10 @@ fn draw_question(frame: &mut Frame<'_>, action: &Action) {
     let [area] = Layout::horizontal([Constraint::Length(width)])
         .flex(Flex::Center)
         .areas(area);
-    let [area] = Layout::vertical([Constraint::Length(5)])
+    // With long names the question takes several lines.
+    let more = 2 * (question.len() / usize::from(width.max(1)));
+    let height = u16::try_from(5 + more).unwrap_or(u16::MAX);
+    let [area] = Layout::vertical([Constraint::Length(height)])
         .flex(Flex::Center)
         .areas(area);
     let answers = Line::from(vec![
@@ -322,7 +325,8 @@ fn draw_question(frame: &mut Frame<'_>, action: &Action) {
     let block = Block::bordered()
         .border_type(BorderType::Rounded)
         .border_style(Style::new().fg(Color::Yellow));
-    frame.render_widget(Paragraph::new(lines).centered().block(block), area);
+    let text = Paragraph::new(lines).wrap(Wrap { trim: true });
+    frame.render_widget(text.centered().block(block), area);
 }
 
 fn draw_popup(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'static>>) {
@@ -333,23 +337,11 @@ fn draw_popup(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'static>>) {
         Constraint::Length(1),
     ])
     .areas(area);
-    let inner = usize::from(area.width.saturating_sub(2));
-    let lines: Vec<Line<'static>> = lines.into_iter().map(|line| shorten(line, inner)).collect();
     frame.render_widget(Clear, area);
     let block = Block::bordered()
         .border_type(BorderType::Rounded)
         .border_style(FAINT)
         .title(Span::styled(title.to_owned(), TITLE));
-    frame.render_widget(Paragraph::new(lines).block(block), area);
-}
-
-/// As much of a line as fits.
-fn shorten(line: Line<'static>, width: usize) -> Line<'static> {
-    let mut left = width;
-    let spans = line.spans.into_iter().map(|span| {
-        let span = cut(span, left);
-        left -= span.width();
-        span
-    });
-    spans.collect()
+    let text = Paragraph::new(lines).wrap(Wrap { trim: false });
+    frame.render_widget(text.block(block), area);
 }

@@ -207,3 +207,52 @@ fn what_happened_is_shown_until_another_key() {
     model.hit(Key::Escape);
     assert!(!screen(&model, (80, 24)).contains("history: db"));
 }
+
+/// Words as they are, wherever lines end.
+fn flat(screen: &str) -> String {
+    let inside = screen.replace(['│', '"'], " ");
+    inside.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_is_long_is_told_to_its_end() {
+    let long = |letter: &str| letter.repeat(64);
+    let mut longest = guest(&long("v"), "hosta", "hostb");
+    longest.state = State::NotProtected(Reason::Starting {});
+    let mut snapshot = snapshot();
+    snapshot.vms = vec![longest];
+    snapshot.hosts = summarise(&[host(&long("h"))], &snapshot.vms);
+    let mut model = Model::new("192.0.2.1:7420".into());
+    model.see(snapshot);
+    for key in [Key::Letter('m'), Key::Letter('m')] {
+        assert_eq!(model.hit(key), None);
+    }
+    let question = format!(
+        "Let {} run without a backup until it has one on {}?",
+        long("v"),
+        long("h")
+    );
+    let text = screen(&model, (80, 24));
+    let asked = flat(&text);
+    assert!(asked.contains("y yes n no"), "{text}");
+    // Each of its lines stands beside others.
+    for word in question.split(' ') {
+        assert!(asked.contains(word), "{word} in\n{text}");
+    }
+    model.hit(Key::Escape);
+
+    model.hit(Key::Letter('h'));
+    let why = "ended with status 1: it said: no primary answered in time: see the logging network";
+    let why = disk_server::views::Text::cut(why);
+    model.remember(Ok(vec![Entry {
+        number: 1,
+        unix_ms: 1_795_929_153_000,
+        subject: Subject::Vm("db".parse().unwrap()),
+        what: What::Failed {
+            order: 7,
+            why: why.clone(),
+        },
+    }]));
+    let text = screen(&model, (80, 24));
+    assert!(flat(&text).contains(why.as_str()), "{text}");
+}
