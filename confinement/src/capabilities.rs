@@ -88,15 +88,16 @@ pub(crate) const LIMITS: CapabilitySet = CapabilitySet::IPC_LOCK.union(Capabilit
 /// raise the limit of.
 pub(crate) fn become_limits(wanted: CapabilitySet) -> CapabilitySet {
     let had = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    // As the kernel counts them (getrlimit(2)): nice values to -20, and all real-time priorities.
+    // As the kernel counts them (getrlimit(2)), what heartbeats have: nice values to -10, and the lowest real-time
+    // priority.
     let limits = [
         (
             CapabilitySet::IPC_LOCK,
             Resource::RLIMIT_MEMLOCK,
             RLIM_INFINITY,
         ),
-        (CapabilitySet::SYS_NICE, Resource::RLIMIT_NICE, 40),
-        (CapabilitySet::SYS_NICE, Resource::RLIMIT_RTPRIO, 99),
+        (CapabilitySet::SYS_NICE, Resource::RLIMIT_NICE, 30),
+        (CapabilitySet::SYS_NICE, Resource::RLIMIT_RTPRIO, 1),
     ];
     let mut left = CapabilitySet::empty();
     for (capability, limit, most) in limits {

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 
 use landlock::{BitFlags, PathFd};
 use parking_lot::Mutex;
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, CpuSet, sched_getaffinity};
 
 use crate::capabilities;
 use crate::reach::Reach;
@@ -25,6 +25,8 @@ pub(crate) struct Process {
     kept: CapabilitySet,
     /// The files that can be reached.
     files: Mutex<Vec<PathFd>>,
+    /// On which it began.
+    pub(crate) processors: Option<CpuSet>,
     /// Starts threads, once it has started.
     pub(crate) spawner: OnceLock<Sender<Start>>,
 }
@@ -36,6 +38,7 @@ impl Process {
             later,
             kept,
             files: Mutex::new(files),
+            processors: sched_getaffinity(None).ok(),
             spawner: OnceLock::new(),
         }
     }

@@ -54,7 +54,6 @@ const ALL: &[c_long] = &[
     libc::SYS_lseek,
     libc::SYS_close,
     libc::SYS_dup,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_newfstatat,
     libc::SYS_statx,
@@ -148,6 +147,16 @@ const THREADS: &[c_long] = &[libc::SYS_clone3];
 const ACCEPT: &[c_long] = &[libc::SYS_accept4];
 
 const CONNECT: &[c_long] = &[libc::SYS_connect, libc::SYS_bind, libc::SYS_listen];
+
+/// fcntl(2) of descriptors, and of none that has signals sent to a process of its user's.
+const FCNTL_COMMANDS: &[libc::c_int] = &[
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+];
 
 const GUEST: &[c_long] = &[libc::SYS_mlock, libc::SYS_mbind, libc::SYS_mincore];
 
@@ -270,13 +279,11 @@ fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         list.where_all(call, &[(2, Is::MaskedEq(EXECUTABLE), 0)])?;
     }
-    for (call, flags) in [
-        (libc::SYS_sendto, 3),
-        (libc::SYS_sendmsg, 2),
-        (libc::SYS_sendmmsg, 3),
-    ] {
-        list.where_all(call, &[(flags, Is::MaskedEq(FAST_OPEN), 0)])?;
-    }
+    let commands = FCNTL_COMMANDS.iter().map(|command| *command as u64);
+    list.where_any(libc::SYS_fcntl, 1, &commands.collect::<Vec<_>>())?;
+    // To whom it is connected.
+    let connected = [(3, Is::MaskedEq(FAST_OPEN), 0), (4, Is::Eq, 0)];
+    list.where_wide(libc::SYS_sendto, &connected)?;
     // A pair of datagrams' can send them to whichever socket has a name.
     let (unix, stream) = (libc::AF_UNIX as u64, libc::SOCK_STREAM as u64);
     let pair = [(0, Is::Eq, unix), (1, Is::MaskedEq(0xf), stream)];
@@ -328,10 +335,20 @@ fn filter(groups: &[Calls]) -> Result<BpfProgram, BackendError> {
     // Behind those of a guest, as the kernel looks at one after the other at each of its exits.
     list.where_any(IOCTL, 1, REQUESTS)?;
     if groups.contains(&Calls::Connect) {
+        // The C library asks name servers with it.
+        list.where_all(libc::SYS_sendmmsg, &[(3, Is::MaskedEq(FAST_OPEN), 0)])?;
         for family in [libc::AF_INET, libc::AF_INET6] {
-            for protocol in [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-                let arguments = [(0, family), (2, protocol)];
-                let arguments = arguments.map(|(at, value)| (at, Is::Eq, value as u64));
+            for (kind, protocol) in [
+                (libc::SOCK_STREAM, 0),
+                (libc::SOCK_STREAM, libc::IPPROTO_TCP),
+                (libc::SOCK_DGRAM, 0),
+                (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+            ] {
+                let arguments = [
+                    (0, Is::Eq, family as u64),
+                    (1, Is::MaskedEq(0xf), kind as u64),
+                    (2, Is::Eq, protocol as u64),
+                ];
                 list.where_all(libc::SYS_socket, &arguments)?;
             }
         }

@@ -6,9 +6,12 @@
 use std::cell::Cell;
 use std::hint::black_box;
 use std::io;
-use std::sync::Once;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Once};
 use std::thread::{Builder, JoinHandle};
+
+use parking_lot::Mutex;
+use rustix::thread::sched_setaffinity;
 
 use crate::process::{PROCESS, Process, Start};
 use crate::system_calls::{self, Calls};
@@ -45,12 +48,18 @@ pub fn spawn<T: Send + 'static>(
         return Ok(thread);
     };
     let (started, starts) = mpsc::channel();
-    let start = move || {
-        let narrowed = move || {
-            narrow(calls);
-            run()
-        };
-        let _ = started.send(thread.spawn(narrowed));
+    // Dropped here if the host gives no thread: what that waits for is not to keep the spawner.
+    let run = Arc::new(Mutex::new(Some(run)));
+    let start = {
+        let run = run.clone();
+        move || {
+            let narrowed = move || {
+                narrow(calls);
+                let run = { run.lock().take() };
+                run.expect("it runs once")()
+            };
+            let _ = started.send(thread.spawn(narrowed));
+        }
     };
     (spawner.send(Box::new(start))).map_err(|_| io::ErrorKind::BrokenPipe)?;
     starts.recv().map_err(|_| io::ErrorKind::BrokenPipe)?
@@ -82,7 +91,12 @@ pub fn catch_up() {
 /// From now on threads have their own lists. Where the host gives no thread for that, they have the process's.
 pub(crate) fn start_spawner(process: &Process) -> io::Result<()> {
     let (spawner, starts): (Sender<Start>, Receiver<_>) = mpsc::channel();
+    let processors = process.processors;
     let run = move || {
+        // The thread that starts it may have bound itself.
+        if let Some(processors) = processors {
+            let _ = sched_setaffinity(None, &processors);
+        }
         read_of_memory();
         starts.iter().for_each(|start| start());
     };

@@ -73,6 +73,12 @@ fn send_at_once(socket: &TcpListener) -> Result<()> {
     outcome(sent as libc::c_long)
 }
 
+/// Has a signal sent to this process whenever something comes there, as to any other of its user's.
+fn be_signalled(socket: &TcpListener) -> Result<()> {
+    // SAFETY: takes numbers only.
+    outcome(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, libc::getpid()) }.into())
+}
+
 #[test]
 fn what_is_not_listed_is_refused_to_all_threads() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -82,6 +88,8 @@ fn what_is_not_listed_is_refused_to_all_threads() {
         .with("/", Use::Own)
         .connecting(&Ports::Any)
         .binding(&Ports::Any);
+    let datagrams = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let to = datagrams.local_addr().expect("it is bound");
     let confinement =
         Confinement::begin(Reach::default(), all, &[]).calling(&[Calls::Threads, Calls::Files]);
     let (go, waits) = mpsc::channel();
@@ -103,6 +111,8 @@ fn what_is_not_listed_is_refused_to_all_threads() {
         assert!(is_refused(signal_process()));
         assert!(is_refused(process(0)) && is_refused(process(libc::CLONE_NEWUSER)));
         assert!(is_refused(send_at_once(&listener)));
+        assert!(is_refused(datagrams.send_to(b"all", to)));
+        assert!(is_refused(be_signalled(&listener)));
         assert!(is_refused(UnixDatagram::pair()) && UnixStream::pair().is_ok());
         listener
             .set_nonblocking(true)

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::thread;
 use std::time::Instant;
 
+use confinement::Calls;
 use parking_lot::{Condvar, Mutex};
 
 use crate::arbiter::ServerAddress;
@@ -68,13 +69,17 @@ impl Names {
         if !known.is_asked {
             let asked = name.to_owned();
             let thread = thread::Builder::new().name("lookup".to_owned());
-            thread.spawn(move || self.answer(&asked, ask(&asked)))?;
-            known.is_asked = true;
+            let run = move || self.answer(&asked, ask(&asked));
+            match confinement::spawn(thread, &[Calls::Connect, Calls::Files], run) {
+                Ok(_) => known.is_asked = true,
+                Err(error) => known.failure = Some((error.kind(), error.to_string())),
+            }
         }
+        let mut is_late = false;
         loop {
-            let is_late = (self.answered.wait_until(&mut names, deadline)).timed_out();
             let known = &names[name];
             if known.is_asked && !is_late {
+                is_late = (self.answered.wait_until(&mut names, deadline)).timed_out();
                 continue;
             }
             return match &known.failure {

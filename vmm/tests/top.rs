@@ -208,6 +208,8 @@ impl Top {
             .args(["top", "--plain", "--disk-server"])
             .arg(service.address().to_string())
             .env("TERM", "xterm-256color")
+            // Of what is left on the screen: that it is in plain mode, as asked for.
+            .env("RUST_LOG", "error")
             .stdin(clone())
             .stdout(clone())
             .stderr(clone());

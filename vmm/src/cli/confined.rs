@@ -155,7 +155,11 @@ mod tests {
     use std::path::Path;
     use std::process::Command as Program;
 
+    use std::time::Duration;
+
     use clap::Parser as _;
+    use disk_server::arbiter::{Arbiter, Settings};
+    use transport::Endpoint;
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -230,6 +234,8 @@ mod tests {
         let host = env::var(HOST).expect("it is called something");
         let server = format!("{host}:{port}");
         let confinement = confined(folder, &server);
+        let server: ServerAddress = server.parse().expect("an address");
+        listener.set_nonblocking(true).expect("it can be");
         let start = File::open(folder.join("vmlinux"));
         start.expect("it is needed for a start");
         confinement.has_started();
@@ -253,14 +259,23 @@ mod tests {
                     calls.contains(&Calls::Files),
                     "{name}: {own:?}"
                 );
-                let connected = TcpStream::connect(server);
-                let connects = calls.contains(&Calls::Connect);
-                assert_eq!(connected.is_ok(), connects, "{name}: {connected:?}");
+                // Nobody answers.
+                let settings = Settings {
+                    answer_timeout: Duration::from_millis(100),
+                    ..Settings::default()
+                };
+                let _ = Arbiter::new(server, Endpoint::plain(), settings).warm();
             };
             let thread = crate::threads::start(name, calls, misuses).expect("a thread");
             thread.join().expect("no misuse is possible");
+            let came = listener.accept();
+            assert_eq!(
+                came.is_ok(),
+                calls.contains(&Calls::Connect),
+                "{name}: {came:?}"
+            );
         }
-        TcpStream::connect(&server).expect("it is the disk server");
+        TcpStream::connect(server.as_str()).expect("it is the disk server");
         fs::write(folder.join("kept/ftvm-log-1"), "log").expect("it is its own");
         let events = File::options()
             .create(true)

@@ -253,7 +253,8 @@ fn an_order_becomes_a_process_and_its_end_is_told() {
     nix::sys::signal::killpg(pid, Signal::SIGKILL).expect("it lives");
     let told = scene.told("its end", |told| !told.ended.is_empty());
     assert!(!told.processes.contains_key(&db()));
-    assert_eq!((&told.ended[0].vm, told.ended[0].status), (&db(), None));
+    let killed = Some(128 + 9);
+    assert_eq!((&told.ended[0].vm, told.ended[0].status), (&db(), killed));
     let reason = told.ended[0].reason.as_str();
     assert!(reason.starts_with("ended by SIGKILL"), "{reason}");
     assert!(scene.taps.lock().is_empty());

@@ -334,7 +334,8 @@ fn draw_popup(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'static>>) {
     let [_, area, _] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Min(5),
-        Constraint::Length(1),
+        // What keys do.
+        Constraint::Length(2),
     ])
     .areas(area);
     frame.render_widget(Clear, area);
