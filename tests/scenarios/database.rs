@@ -36,17 +36,10 @@ fn commits_survive_the_loss_of_their_host() -> Result<()> {
     assert_eq!(stage.protected()?, (backup, third));
     assert_eq!(disk.check(&mut service)?, Fsck::Clean);
 
-    let Stage {
-        operator,
-        client,
-        hosts: _hosts,
-        daemons: _daemons,
-        ..
-    } = stage;
-    let gap = client.lost_nothing().longest_gap(since);
+    let gap = stage.client.lost_nothing().longest_gap(since);
     eprintln!(
         "{gap:?} at most without a commit\n{}",
-        operator.history(VM)?
+        stage.operator.history(VM)?
     );
     testbed.succeed();
     Ok(())

@@ -194,24 +194,17 @@ fn protection_is_suspended(stage: &Stage) -> Result<()> {
 /// Two operators want the opposite of a guest at once, whose client has had all of its replies. A guest that is to stop
 /// cannot be handed over: so it stops, whichever comes first.
 fn it_fails_over_and_stops(stage: Stage, ben: &Operator, since: Instant) -> Result<()> {
-    let Stage {
-        operator: anna,
-        client,
-        hosts: _hosts,
-        daemons: _daemons,
-        ..
-    } = stage;
-    let gap = client.lost_nothing().longest_gap(since);
+    let gap = stage.client.lost_nothing().longest_gap(since);
     eprintln!("{gap:?} at most without a reply");
     let (fail_over, stop) = at_once(
-        || anna.order(VM, Verb::Failover {}),
+        || stage.operator.order(VM, Verb::Failover {}),
         || ben.order(VM, Verb::Stop {}),
     );
     let stop = stop?;
     match fail_over {
         Ok(fail_over) => {
             assert!(fail_over < stop, "{fail_over}, {stop}");
-            is_done_or_replaced(&anna.outcome(fail_over, LIMIT)?, stop);
+            is_done_or_replaced(&stage.operator.outcome(fail_over, LIMIT)?, stop);
         }
         Err(refusal) => {
             let refusal = refusal.to_string();

@@ -81,17 +81,11 @@ fn each_state_is_told_and_the_guest_is_protected_again() -> Result<()> {
     told.inspect_err(|_| scene.0.print_logs())?;
     beside.goes_on("at the end")?;
     beside.lost_nothing();
-    let Stage {
-        client,
-        operator,
-        hosts: _hosts,
-        daemons: _daemons,
-        ..
-    } = scene.0;
-    client.goes_on("at the end")?;
-    client.lost_nothing();
+    let stage = scene.0;
+    stage.client.goes_on("at the end")?;
+    stage.client.lost_nothing();
     for vm in [VM, BESIDE] {
-        operator.stop(vm, LIMIT)?;
+        stage.operator.stop(vm, LIMIT)?;
     }
     testbed.succeed();
     Ok(())

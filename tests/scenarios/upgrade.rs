@@ -68,19 +68,12 @@ fn hosts_are_upgraded_one_by_one_and_the_guest_stays_protected() -> Result<()> {
     stage.order(&["failover", VM])?;
     protected_in(&stage, LOG + 1)?;
 
-    let Stage {
-        operator,
-        client,
-        hosts: _hosts,
-        daemons: _daemons,
-        ..
-    } = stage;
-    let gap = client.lost_nothing().longest_gap(since);
+    let gap = stage.client.lost_nothing().longest_gap(since);
     eprintln!(
         "{gap:?} at most without a reply, {:.0} s for all of it",
         since.elapsed().as_secs_f64()
     );
-    operator.stop(VM, LIMIT)?;
+    stage.operator.stop(VM, LIMIT)?;
     testbed.succeed();
     Ok(())
 }
